@@ -1,0 +1,77 @@
+"""Confusion-matrix update against torchmetrics on 1024 x 1024 masks: interleaved, medians, ratio.
+
+python benchmarks/confusion.py [--size 1024] [--classes 19] [--rounds 30]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torchmetrics.classification import MulticlassConfusionMatrix
+from torchmetrics.segmentation import MeanIoU
+
+from edgeseg.metrics import confusion
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--classes", type=int, nargs="*", default=[2, 11, 19, 150])
+    parser.add_argument("--rounds", type=int, default=20)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for classes in arguments.classes:
+        for kind in ("regions", "noise"):
+            _report(arguments.size, classes, arguments.rounds, kind)
+
+
+def _masks(size: int, classes: int, kind: str) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]]:
+    """``regions``: blocks of 32 x 32, the prediction off by three pixels and wrong in a tenth of the blocks. ``noise``: every
+    pixel drawn on its own, the worst case."""
+    rng = np.random.default_rng(0)
+    if kind == "noise":
+        return (
+            rng.integers(-1, classes, (size, size)).astype(np.int16),
+            rng.integers(0, classes, (size, size)).astype(np.int16),
+        )
+    blocks = rng.integers(-1, classes, (size // 32, size // 32))
+    wrong = np.where(rng.random(blocks.shape) < 0.1, rng.integers(0, classes, blocks.shape), np.maximum(blocks, 0))
+    tile = np.ones((32, 32), np.int64)
+    return np.kron(blocks, tile).astype(np.int16), np.roll(np.kron(wrong, tile), 3, (0, 1)).astype(np.int16)
+
+
+def _report(size: int, classes: int, rounds: int, kind: str) -> None:
+    truth, prediction = _masks(size, classes, kind)
+    matrix = confusion.empty(classes)
+    oracle = MulticlassConfusionMatrix(classes, ignore_index=-1, validate_args=False)
+    mean_iou = MeanIoU(classes, input_format="index")
+    truth_t, prediction_t = torch.from_numpy(truth.astype(np.int64)), torch.from_numpy(prediction.astype(np.int64))
+    truth_positive = truth_t.clamp_min(0)
+    contestants: dict[str, Callable[[], object]] = {
+        "edgeseg": lambda: confusion.update(matrix, truth, prediction),
+        "torchmetrics MulticlassConfusionMatrix": lambda: oracle.update(prediction_t, truth_t),
+        "torchmetrics MeanIoU": lambda: mean_iou.update(prediction_t[None], truth_positive[None]),
+    }
+    samples: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, run in contestants.items():
+            start = time.perf_counter_ns()
+            run()
+            samples[name].append((time.perf_counter_ns() - start) / 1e6)
+    if not np.array_equal(oracle.compute().numpy(), matrix):
+        raise SystemExit("The two matrices differ.")
+    own = statistics.median(samples["edgeseg"])
+    print(f"{size}x{size}, {kind}, {classes} classes, one thread, medians of {rounds} interleaved updates")
+    for name, values in samples.items():
+        median = statistics.median(values)
+        print(f"  {name:42s} {median:8.2f} ms   {median / own:6.1f}x")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""The artifact: a folder with the file to ship, its manifest and the log, written whole or not at all.
+
+::
+
+    build/espnet-tflite-int8/
+      model.tflite          the file to ship
+      manifest.json         what it is, where it comes from, how it was checked (``Manifest``)
+      quantization.json     INT8 only: the plan that was carried out (``edgeseg.quantize.plan.QuantPlan``)
+      compile.log           what the tools said
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from edgeseg.errors import ArtifactError, OutputError
+from edgeseg.graph import digest_file
+from edgeseg.session import TensorInfo
+from edgeseg.spec import ModelSpec
+
+__all__ = [
+    "MANIFEST_SCHEMA",
+    "AgreementRecord",
+    "Artifact",
+    "CalibrationRecord",
+    "FileRecord",
+    "FloatOperator",
+    "Int8Record",
+    "Manifest",
+    "SourceRecord",
+    "StageRecord",
+    "check_replaceable",
+    "file_record",
+    "install",
+    "load_artifact",
+    "staging",
+]
+
+MANIFEST_SCHEMA = 1
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class AgreementRecord(_Record, frozen=True, kw_only=True):
+    """A stage's output against the output of ``against`` on the first ``images`` calibration images.
+
+    ``snr_db``: 10 log10(signal power / error power) over all logits. ``argmax``: share of pixels with the same decision, 0..1.
+    """
+
+    against: str
+    images: int
+    snr_db: float
+    max_abs: float
+    argmax: float
+
+
+class StageRecord(_Record, frozen=True, kw_only=True):
+    """One stage of the chain. ``peak_mb``: highest resident memory, MiB, of the process that did the work so far."""
+
+    name: str
+    seconds: float
+    peak_mb: float
+    notes: tuple[str, ...] = ()
+    agreement: AgreementRecord | None = None
+
+
+class FloatOperator(_Record, frozen=True, kw_only=True):
+    """Operators of one kind that run in float, and why."""
+
+    kind: str
+    count: int
+    why: str
+
+
+class Int8Record(_Record, frozen=True, kw_only=True):
+    """Counted on the file that ships. ``mac_share``: share of all multiply-adds that run on 8-bit operands, 0..1."""
+
+    int8_operators: int
+    float_operators: int
+    conversions: int
+    mac_share: float
+    float_kinds: tuple[FloatOperator, ...] = ()
+
+
+class SourceRecord(_Record, frozen=True, kw_only=True):
+    """The model that was compiled. ``path``: where it was; ``base``: the folder that the spec's relative paths refer to."""
+
+    file: str
+    digest: str
+    kind: str
+    path: str
+    base: str
+    factory: str | None = None
+    output_name: str | None = None
+
+
+class CalibrationRecord(_Record, frozen=True, kw_only=True):
+    """``digest`` is over the bytes of exactly the images that were used, in order."""
+
+    images: int
+    seed: int
+    digest: str
+
+
+class FileRecord(_Record, frozen=True, kw_only=True):
+    name: str
+    digest: str
+    bytes: int
+
+
+class Manifest(_Record, frozen=True, kw_only=True):
+    """``files`` lists everything in the folder but the manifest; the first is the one to ship.
+
+    ``pixels``: the file takes raw pixels (0..255) and normalises inside; otherwise it takes normalised values.
+    """
+
+    schema: int = MANIFEST_SCHEMA
+    name: str
+    target: str
+    spec: ModelSpec
+    source: SourceRecord
+    files: tuple[FileRecord, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    pixels: bool
+    stages: tuple[StageRecord, ...]
+    versions: dict[str, str]
+    command: tuple[str, ...]
+    created: str
+    calibration: CalibrationRecord | None = None
+    int8: Int8Record | None = None
+    settings: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder whose bytes match its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def model_path(self) -> Path:
+        """The file to ship."""
+        return self.path / self.manifest.files[0].name
+
+
+def file_record(path: Path) -> FileRecord:
+    return FileRecord(name=path.name, digest=digest_file(path), bytes=path.stat().st_size)
+
+
+def load_artifact(path: str | Path) -> Artifact:
+    """Open an artifact folder and verify every file in it against the manifest.
+
+    Raises:
+        ArtifactError: not an artifact folder, an unknown schema, a file missing or altered.
+    """
+    folder = Path(path)
+    manifest_path = folder / "manifest.json"
+    if not manifest_path.is_file():
+        raise ArtifactError(
+            f"'{folder}' is not an artifact: it has no manifest.json.",
+            hint="Give the folder that 'edgeseg compile' wrote (build/<model>-<target>).",
+        )
+    again = "Compile the model again; do not edit files inside an artifact."
+    try:
+        manifest = msgspec.json.decode(manifest_path.read_bytes(), type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise ArtifactError(f"'{manifest_path}' cannot be read: {error}.", hint=again) from error
+    if manifest.schema != MANIFEST_SCHEMA:
+        raise ArtifactError(
+            f"'{manifest_path}' has schema {manifest.schema}; this edgeseg reads schema {MANIFEST_SCHEMA}.", hint=again
+        )
+    for record in manifest.files:
+        member = folder / record.name
+        if not member.is_file():
+            raise ArtifactError(f"'{folder}' is incomplete: {record.name} is missing.", hint=again)
+        if digest_file(member) != record.digest:
+            raise ArtifactError(f"'{member}' was altered: its digest does not match the manifest.", hint=again)
+    return Artifact(folder, manifest)
+
+
+@contextlib.contextmanager
+def staging(destination: Path) -> Iterator[Path]:
+    """A new folder beside ``destination`` to work in; it is removed on leaving unless ``install`` moved it away.
+
+    What killed processes left behind beside the same destination is removed first.
+
+    Raises:
+        OutputError: the place cannot be written, or the disk fills while the block runs.
+    """
+    parent = destination.parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _sweep(destination)
+        work = parent / f".{destination.name}.partial-{os.getpid()}"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+    except OSError as error:
+        raise _cannot_write(destination, error) from error
+    try:
+        yield work
+    except OSError as error:
+        raise _cannot_write(destination, error) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _cannot_write(destination: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"Could not write '{destination}': {error.strerror or error} ({error.filename or destination}).",
+        hint="Choose another place with --output, free some disk space, or change the folder's permissions.",
+    )
+
+
+def _sweep(destination: Path) -> None:
+    for stale in destination.parent.glob(f".{destination.name}.partial-*"):
+        pid = stale.name.rpartition("-")[2]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(stale, ignore_errors=True)
+
+
+def check_replaceable(destination: Path) -> None:
+    """Refuse to overwrite anything that is not an artifact, before any work is done.
+
+    Raises:
+        OutputError: ``destination`` exists and is neither an empty folder nor an artifact.
+    """
+    if not destination.exists():
+        return
+    if destination.is_dir() and ((destination / "manifest.json").is_file() or not any(destination.iterdir())):
+        return
+    raise OutputError(
+        f"'{destination}' exists and is not an artifact, so it is not overwritten.",
+        hint="Choose another place with --output, or remove it yourself.",
+    )
+
+
+def install(work: Path, destination: Path, manifest: Manifest) -> Artifact:
+    """Write the manifest into ``work`` and move the whole folder to ``destination`` by renaming, so that no moment shows half
+    an artifact; an older artifact there is replaced."""
+    check_replaceable(destination)
+    target = work / "manifest.json"
+    target.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+    for member in work.iterdir():
+        with member.open("rb") as stream:
+            os.fsync(stream.fileno())
+    old = destination.parent / f".{destination.name}.old-{os.getpid()}"
+    if destination.exists():
+        destination.rename(old)
+    work.rename(destination)
+    shutil.rmtree(old, ignore_errors=True)
+    return Artifact(destination, manifest)

@@ -1,0 +1,125 @@
+"""Statistics of latency samples: summary, and the ratio of two candidates that were measured in the same rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from edgeseg.errors import DataError
+
+__all__ = ["Interval", "Ratio", "Summary", "paired_ratio", "per_round", "summarize"]
+
+Samples: TypeAlias = Sequence[int] | npt.NDArray[np.int64]
+Float64: TypeAlias = npt.NDArray[np.float64]
+
+
+class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``low <= value <= high`` with the given confidence; ``estimate`` lies between."""
+
+    estimate: float
+    low: float
+    high: float
+    confidence: float = 0.95
+
+
+class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Nanoseconds. ``mad`` is the median absolute deviation from the median, not scaled."""
+
+    count: int
+    median: float
+    p90: float
+    p99: float
+    minimum: float
+    mean: float
+    mad: float
+
+
+class Ratio(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Time of a candidate divided by time of the base; below 1 the candidate is faster.
+
+    Attributes:
+        value: median over rounds of candidate / base, with its interval.
+        of_medians: median of all the candidate's samples / median of all the base's, for comparison with other tools.
+        rounds: rounds that both took part in.
+    """
+
+    value: Interval
+    of_medians: float
+    rounds: int
+
+
+def summarize(samples: Samples) -> Summary:
+    """Summary of one candidate's samples in ns. Percentiles interpolate linearly (numpy's default).
+
+    >>> summarize([1, 2, 3, 4, 100]).median
+    3.0
+    """
+    values = np.asarray(samples, np.float64)
+    if values.size == 0:
+        raise DataError("There are no latency samples.", hint="Measure at least one round.")
+    median, p90, p99 = (float(q) for q in np.percentile(values, (50, 90, 99)))
+    return Summary(
+        count=int(values.size),
+        median=median,
+        p90=p90,
+        p99=p99,
+        minimum=float(values.min()),
+        mean=float(values.mean()),
+        mad=float(np.median(np.abs(values - median))),
+    )
+
+
+def per_round(samples: Samples, runs_per_turn: int) -> Float64:
+    """One value a round: the median of the turn's runs. float64 (rounds,)."""
+    values: Float64 = np.median(np.asarray(samples, np.float64).reshape(-1, runs_per_turn), axis=1)
+    return values
+
+
+def paired_ratio(
+    base: Samples,
+    candidate: Samples,
+    *,
+    runs_per_turn: int = 1,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Ratio:
+    """Ratio candidate / base, paired by round, with a percentile interval from a circular block bootstrap.
+
+    What disturbs a machine (another process, a change of clock rate) lasts longer than a run, so neighbouring runs of both
+    candidates are hit alike: the ratio within a round cancels it. What is left is still correlated from round to round, and a
+    bootstrap of single rounds would give too narrow an interval; resampling blocks of neighbouring rounds keeps the
+    correlation (Politis & Romano 1992, A circular block-resampling procedure for stationary data). A block has
+    ``ceil(n ** (1/3))`` rounds, the growth that is optimal for estimating a variance (Hall, Horowitz & Jing 1995, On blocking
+    rules for the bootstrap with dependent data).
+
+    Raises:
+        DataError: the candidates did not take part in the same rounds, or in fewer than 2.
+    """
+    a, b = per_round(base, runs_per_turn), per_round(candidate, runs_per_turn)
+    if a.size != b.size or a.size < 2:
+        raise DataError(
+            f"A ratio needs at least 2 common rounds; the base has {a.size}, the candidate {b.size}.",
+            hint="Measure both in one run.",
+        )
+    ratios = b / a
+    n = ratios.size
+    length = int(np.ceil(n ** (1 / 3)))
+    blocks = -(-n // length)
+    starts = np.random.default_rng(seed).integers(0, n, (resamples, blocks))
+    index = (starts[:, :, None] + np.arange(length)) % n
+    medians = np.median(ratios[index.reshape(resamples, -1)[:, :n]], axis=1)
+    tail = 50.0 * (1.0 - confidence)
+    low, high = np.percentile(medians, (tail, 100.0 - tail))
+    estimate = float(np.median(ratios))
+    return Ratio(
+        value=Interval(
+            estimate=estimate, low=min(float(low), estimate), high=max(float(high), estimate), confidence=confidence
+        ),
+        of_medians=float(np.median(np.asarray(candidate)) / np.median(np.asarray(base))),
+        rounds=n,
+    )

@@ -1,0 +1,162 @@
+"""Which stages make which target. Each stage is a thin frozen object over the function that does the work."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeseg.data.calibration import CalibrationSet
+from edgeseg.graph import Format, Graph
+from edgeseg.model import Model
+from edgeseg.pipeline import Outcome, Stage
+from edgeseg.spec import IoType, ModelSpec, Target
+from edgeseg.stages.check import FP16, INT8, Floor
+
+__all__ = ["ChainOptions", "build_chain", "floors"]
+
+_OPSET = 18
+"""What PyTorch's exporter writes by itself; every ONNX Runtime since 1.14 and both TFLite routes read it."""
+
+log = logging.getLogger("edgeseg")
+
+
+@dataclass(frozen=True)
+class ChainOptions:
+    """What the stages need to know beyond the graph they are given."""
+
+    target: Target
+    model: Model
+    spec: ModelSpec
+    calibration: CalibrationSet
+    io: IoType
+    lowering: str = "auto"
+    time_limit_s: float = 900.0
+    plan: Path | None = None
+    policy: str = "auto"
+    effort: str = "normal"
+    budget: float = 0.3
+    search_limit_s: float = 600.0
+    progress: Callable[[str], None] = lambda _: None
+
+
+@dataclass(frozen=True)
+class _Export:
+    options: ChainOptions
+    name: str = "export"
+    takes: Format | None = None
+    gives: Format = Format.ONNX
+
+    def run(self, graph: Graph | None, work: Path) -> Outcome:
+        del graph
+        from edgeseg.stages.export_onnx import export_onnx
+
+        result = export_onnx(self.options.model, self.options.spec, work / "export.onnx", opset=_OPSET)
+        for note in result.notes:
+            log.info("export: %s", note)
+        return Outcome(result.graph, (f"route {result.route}, opset {result.opset}",))
+
+
+@dataclass(frozen=True)
+class _Simplify:
+    options: ChainOptions
+    name: str = "simplify"
+    takes: Format | None = Format.ONNX
+    gives: Format = Format.ONNX
+
+    def run(self, graph: Graph | None, work: Path) -> Outcome:
+        from edgeseg.stages.simplify_onnx import simplify
+
+        assert graph is not None
+        result = simplify(graph, work / "simplified.onnx")
+        return Outcome(result.graph, (f"{result.nodes_before} nodes to {result.nodes_after}",))
+
+
+@dataclass(frozen=True)
+class _Lower:
+    options: ChainOptions
+    name: str = "lower"
+    takes: Format | None = Format.ONNX
+    gives: Format = Format.TFLITE
+
+    def run(self, graph: Graph | None, work: Path) -> Outcome:
+        from edgeseg.stages.lower_tflite import lower_tflite
+
+        assert graph is not None
+        return lower_tflite(
+            graph, work / "float.tflite", route=self.options.lowering, work=work, time_limit_s=self.options.time_limit_s
+        )
+
+
+@dataclass(frozen=True)
+class _Half:
+    options: ChainOptions
+    name: str = "half"
+    takes: Format | None = Format.TFLITE
+    gives: Format = Format.TFLITE
+
+    def run(self, graph: Graph | None, work: Path) -> Outcome:
+        from edgeseg.stages.half_tflite import half_tflite
+
+        assert graph is not None
+        return half_tflite(graph, work / "half.tflite")
+
+
+@dataclass(frozen=True)
+class _QuantizeTflite:
+    options: ChainOptions
+    name: str = "quantize"
+    takes: Format | None = Format.TFLITE
+    gives: Format = Format.TFLITE
+
+    def run(self, graph: Graph | None, work: Path) -> Outcome:
+        from edgeseg.stages.quantize_tflite import QuantizeOptions, quantize_tflite
+
+        assert graph is not None
+        options = QuantizeOptions(
+            io=self.options.io,
+            plan=self.options.plan,
+            policy=self.options.policy,
+            effort=self.options.effort,
+            budget=self.options.budget,
+            time_limit_s=self.options.search_limit_s,
+            progress=self.options.progress,
+        )
+        return quantize_tflite(graph, self.options.calibration, self.options.spec, work, options)
+
+
+@dataclass(frozen=True)
+class _QuantizeOnnx:
+    options: ChainOptions
+    name: str = "quantize"
+    takes: Format | None = Format.ONNX
+    gives: Format = Format.ONNX
+
+    def run(self, graph: Graph | None, work: Path) -> Outcome:
+        from edgeseg.stages.quantize_onnx import quantize_onnx_stage
+
+        assert graph is not None
+        return quantize_onnx_stage(graph, self.options.calibration, self.options.spec, work, self.options.plan)
+
+
+def build_chain(options: ChainOptions) -> list[Stage]:
+    """The stages for ``options.target``, in order."""
+    stages: list[Stage] = [_Export(options), _Simplify(options)]
+    match options.target:
+        case Target.ONNX_FP32:
+            pass
+        case Target.ONNX_INT8:
+            stages.append(_QuantizeOnnx(options))
+        case Target.TFLITE_FP32:
+            stages.append(_Lower(options))
+        case Target.TFLITE_FP16:
+            stages += [_Lower(options), _Half(options)]
+        case Target.TFLITE_INT8:
+            stages += [_Lower(options), _QuantizeTflite(options)]
+    return stages
+
+
+def floors() -> dict[str, Floor]:
+    """The least agreement by stage name; stages not named here must be exact."""
+    return {"half": FP16, "quantize": INT8}

@@ -1,0 +1,305 @@
+"""One compile: from a model file to an installed artifact."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from edgeseg.artifact import (
+    Artifact,
+    CalibrationRecord,
+    Int8Record,
+    Manifest,
+    SourceRecord,
+    check_replaceable,
+    file_record,
+    install,
+    staging,
+)
+from edgeseg.cache import Cache, CacheKey, default_cache_root, tool_versions
+from edgeseg.chain import ChainOptions, build_chain, floors
+from edgeseg.data.calibration import CalibrationSet, open_calibration
+from edgeseg.graph import Format, Graph, digest_file
+from edgeseg.model import Model, ModelKind, load_model
+from edgeseg.pipeline import Pipeline
+from edgeseg.preprocess import raw_threshold
+from edgeseg.session import Session, SessionInfo
+from edgeseg.spec import IoType, ModelSpec, Target
+from edgeseg.stages.check import AgreementCheck
+
+__all__ = ["CompileOptions", "CompileResult", "open_graph", "open_reference", "run_compile"]
+
+_CHECK_IMAGES = 8
+log = logging.getLogger("edgeseg")
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """Everything ``edgeseg compile`` takes beside the model, the spec and the target; the defaults suit every model.
+
+    Attributes:
+        output: the artifact's folder; by default ``build/<model>-<target>`` in the current folder.
+        io: element type of an INT8 file's input and output.
+        images: calibration images (folders or globs) in place of the spec's.
+        count, seed: how many of them, and which, in place of the spec's.
+        factory: ``package.module:function`` that builds the architecture of a state_dict.
+        trust_pickle: run the code inside a pickled model file. Never implied by anything else.
+        output_name: which of several outputs holds the logits.
+        lowering: ``auto``, ``direct`` or ``onnx2tf``: how the ONNX graph becomes a TFLite graph.
+        time_limit_s: for each stage that runs in a process of its own, seconds.
+        use_cache: give the artifact back without work when nothing has changed.
+        plan: an edited ``quantization.json`` to carry out.
+        policy: ``auto`` (measure), ``full`` (everything that has an INT8 kernel) or ``float-ops=KIND,...``.
+        effort: ``quick``, ``normal`` or ``max``: how much is measured.
+        budget: largest loss of mIoU the search may accept, in points.
+        search_limit_s: seconds the search may take.
+    """
+
+    output: Path | None = None
+    io: IoType = IoType.FLOAT32
+    images: tuple[str, ...] = ()
+    count: int | None = None
+    seed: int | None = None
+    factory: str | None = None
+    trust_pickle: bool = False
+    output_name: str | None = None
+    lowering: str = "auto"
+    time_limit_s: float = 900.0
+    use_cache: bool = True
+    plan: Path | None = None
+    policy: str = "auto"
+    effort: str = "normal"
+    budget: float = 0.3
+    search_limit_s: float = 600.0
+    command: tuple[str, ...] = ()
+    progress: Callable[[str], None] = field(default=lambda _: None, compare=False)
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """The artifact, and whether it came from the cache."""
+
+    artifact: Artifact
+    cached: bool
+
+
+def open_graph(graph: Graph, *, threads: int = 1) -> Session:
+    """A Session over a graph on disk."""
+    if graph.format is Format.ONNX:
+        from edgeseg.targets.onnx import open_onnx
+
+        return open_onnx(graph.path, threads=threads, pixels=graph.pixels)
+    from edgeseg.targets.tflite import open_tflite
+
+    return open_tflite(graph.path, threads=threads, pixels=graph.pixels)
+
+
+def open_reference(model: Model, spec: ModelSpec, *, threads: int = 1) -> Session:
+    """A Session over the model itself: PyTorch, or onnxruntime where the starting point is an ONNX file."""
+    if model.kind is ModelKind.ONNX:
+        from edgeseg.targets.onnx import open_onnx
+
+        return open_onnx(model.path, threads=threads)
+    from edgeseg.targets.torch_ref import open_torch
+
+    return open_torch(model, spec, threads=threads)
+
+
+def run_compile(model_path: Path, target: Target, spec: ModelSpec, base: Path, options: CompileOptions) -> CompileResult:
+    """Compile ``model_path`` for ``target``; relative paths of the spec are relative to ``base``.
+
+    Raises:
+        EdgesegError: see ``edgeseg.errors``; whatever it is, no half-written artifact is left.
+    """
+    destination = options.output or Path("build") / f"{model_path.stem}-{target.value}"
+    check_replaceable(destination)
+    images = list(options.images) or None
+    calibration = open_calibration(spec, base, images=images, count=options.count, seed=options.seed)
+    cache = Cache(default_cache_root())
+    key = _key(model_path, target, spec, calibration, options) if options.use_cache else None
+    if key is not None and (found := cache.find(key)) is not None:
+        return CompileResult(_from_cache(found, destination), cached=True)
+    output_name = options.output_name or spec.output.name
+    model = load_model(model_path, factory=options.factory, trust_pickle=options.trust_pickle, output_name=output_name)
+    with staging(destination) as work, _logging_to(work / "compile.log"):
+        log.info("compile %s for %s", model_path, target.value)
+        pipeline, graph, product = _run_chain(model, target, spec, calibration, options, work)
+        manifest = _manifest(model, target, spec, base, calibration, options, pipeline, graph, product)
+        artifact = install(product, destination, manifest)
+    if key is not None:
+        cache.store(key, artifact)
+    return CompileResult(artifact, cached=False)
+
+
+def _run_chain(
+    model: Model, target: Target, spec: ModelSpec, calibration: CalibrationSet, options: CompileOptions, work: Path
+) -> tuple[Pipeline, Graph, Path]:
+    def open_session(graph: Graph | None) -> Session:
+        return open_reference(model, spec) if graph is None else open_graph(graph)
+
+    from edgeseg.stages.localise import worst_tensor
+
+    probe = tuple(islice(calibration, _CHECK_IMAGES))
+    check = AgreementCheck(
+        open_session=open_session,
+        images=probe,
+        floors=floors(),
+        explain=lambda before, after: worst_tensor(before, after, probe[0]),
+        threshold=raw_threshold(spec),
+    )
+    chain = ChainOptions(
+        target=target,
+        model=model,
+        spec=spec,
+        calibration=calibration,
+        io=options.io,
+        lowering=options.lowering,
+        time_limit_s=options.time_limit_s,
+        plan=options.plan,
+        policy=options.policy,
+        effort=options.effort,
+        budget=options.budget,
+        search_limit_s=options.search_limit_s,
+        progress=options.progress,
+    )
+    steps = work / "steps"
+    steps.mkdir()
+    pipeline = Pipeline(build_chain(chain), check, options.progress)
+    graph = pipeline.run(steps)
+    product = work / "artifact"
+    product.mkdir()
+    shipped = product / f"model.{graph.format.value}"
+    graph.path.rename(shipped)
+    for name in ("quantization.json", "search.json"):
+        if (steps / name).is_file():
+            (steps / name).rename(product / name)
+    for record in pipeline.records:
+        log.info("%s", msgspec.json.encode(record).decode())
+    (product / "compile.log").write_bytes((work / "compile.log").read_bytes())
+    return pipeline, replace(graph, path=shipped), product
+
+
+def _manifest(
+    model: Model,
+    target: Target,
+    spec: ModelSpec,
+    base: Path,
+    calibration: CalibrationSet,
+    options: CompileOptions,
+    pipeline: Pipeline,
+    graph: Graph,
+    product: Path,
+) -> Manifest:
+    with open_graph(graph) as session:
+        info: SessionInfo = session.info
+    others = sorted(path for path in product.iterdir() if path != graph.path)
+    return Manifest(
+        name=model.path.stem,
+        target=target.value,
+        spec=spec,
+        source=SourceRecord(
+            file=model.path.name,
+            digest=model.digest,
+            kind=model.kind.value,
+            path=str(model.path.resolve()),
+            base=str(base.resolve()),
+            factory=options.factory,
+            output_name=options.output_name,
+        ),
+        files=tuple(file_record(path) for path in (graph.path, *others)),
+        inputs=info.inputs,
+        outputs=info.outputs,
+        pixels=graph.pixels,
+        stages=tuple(pipeline.records),
+        versions=tool_versions(),
+        command=options.command or tuple(sys.argv),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        calibration=CalibrationRecord(images=len(calibration), seed=calibration.seed, digest=calibration.digest),
+        int8=_int8_record(graph) if target.is_int8 else None,
+        settings=_settings(target, options),
+    )
+
+
+def _int8_record(graph: Graph) -> Int8Record:
+    from edgeseg.inspection import int8_record
+
+    return int8_record(graph.path, graph.path.parent / "quantization.json")
+
+
+def _settings(target: Target, options: CompileOptions) -> dict[str, str]:
+    """The options that can change the file, as text; options that a target does not look at are left out."""
+    settings = {"target": target.value, "output_name": options.output_name or ""}
+    if target.runtime == "tflite":
+        settings["lowering"] = options.lowering
+    if target.is_int8:
+        settings |= {
+            "io": options.io.value,
+            "policy": options.policy,
+            "effort": options.effort,
+            "budget": f"{options.budget:g}",
+            "search_limit_s": f"{options.search_limit_s:g}",
+            "plan": digest_file(options.plan) if options.plan else "",
+        }
+    return settings
+
+
+def _key(
+    model_path: Path, target: Target, spec: ModelSpec, calibration: CalibrationSet, options: CompileOptions
+) -> CacheKey | None:
+    """The cache key, or nothing where the model's file is not there (loading it says so better)."""
+    if not model_path.is_file():
+        return None
+    return CacheKey(
+        source=digest_file(model_path),
+        factory=_factory_digest(options.factory),
+        spec=msgspec.json.encode(spec).decode(),
+        calibration=calibration.digest,
+        settings=_settings(target, options),
+        versions=tool_versions(),
+    )
+
+
+def _factory_digest(factory: str | None) -> str:
+    """The factory's name and the digest of its module's source, so that editing the architecture makes a new key."""
+    if not factory:
+        return ""
+    from importlib.util import find_spec
+
+    try:
+        found = find_spec(factory.partition(":")[0])
+    except (ImportError, ValueError):
+        found = None
+    origin = Path(found.origin) if found and found.origin else None
+    return f"{factory} {digest_file(origin) if origin and origin.is_file() else ''}"
+
+
+def _from_cache(found: Artifact, destination: Path) -> Artifact:
+    import shutil
+
+    with staging(destination) as work:
+        product = work / "artifact"
+        shutil.copytree(found.path, product, ignore=shutil.ignore_patterns("manifest.json"))
+        return install(product, destination, found.manifest)
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        handler.close()

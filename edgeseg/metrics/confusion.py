@@ -1,0 +1,224 @@
+"""Confusion matrices and the scores that follow from them.
+
+A confusion matrix here is int64 ``(C, C + extra)``: row = truth, column = prediction, entry = number of pixels. ``C`` is the
+number of classes that count; the ``extra`` columns are predictions of channels that have no truth (a model's own void class).
+
+What counts:
+
+- a pixel whose truth is ignored (``-1``) does not count at all, whatever was predicted there;
+- a prediction of a class without truth on a counted pixel is an error: it enters the union of the true class;
+- scores come from one matrix over the whole data set, never from a mean over images;
+- a class absent from truth and prediction has no score: NaN, not 0 or 1, and it does not enter a mean.
+
+With ``tp = m[c, c]``, ``fn = sum(m[c, :]) - tp``, ``fp = sum(m[:, c]) - tp``:
+``IoU = tp / (tp + fp + fn)`` (Everingham et al. 2010, The Pascal Visual Object Classes Challenge, IJCV 88, section 4.2's
+segmentation accuracy), ``Dice = 2 tp / (2 tp + fp + fn)``, ``pixel accuracy = sum(tp) / sum(m)``.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from edgeseg.errors import DataError
+from edgeseg.metrics.number import Score, defined, nan_mean
+
+__all__ = ["Confusion", "Labels", "Matrix", "SegmentationScores", "class_dice", "class_iou", "compute", "empty", "update"]
+
+Labels: TypeAlias = npt.NDArray[np.int16]
+Matrix: TypeAlias = npt.NDArray[np.int64]
+Float64: TypeAlias = npt.NDArray[np.float64]
+
+# Pixels counted at a time: small enough that what is made on the way stays in the cache.
+_BLOCK = 1 << 18
+
+
+class SegmentationScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Scores of one confusion matrix, as fractions in 0..1. In JSON an undefined score (NaN here) is null.
+
+    Attributes:
+        miou: mean of ``iou`` over the classes that have one.
+        iou: one value a class; NaN where the class is absent from truth and prediction.
+        mean_dice: mean of ``dice`` over the classes that have one.
+        dice: one value a class, NaN as for ``iou``.
+        pixel_accuracy: share of the counted pixels that are right.
+        pixels: counted pixels.
+    """
+
+    miou: Score
+    iou: tuple[Score, ...]
+    mean_dice: Score
+    dice: tuple[Score, ...]
+    pixel_accuracy: Score
+    pixels: int
+
+    def __post_init__(self) -> None:
+        for name in ("miou", "mean_dice", "pixel_accuracy"):
+            msgspec.structs.force_setattr(self, name, defined(getattr(self, name)))
+        for name in ("iou", "dice"):
+            msgspec.structs.force_setattr(self, name, tuple(map(defined, getattr(self, name))))
+
+
+def empty(num_classes: int, extra: int = 0) -> Matrix:
+    """A matrix of zeros, int64 (num_classes, num_classes + extra)."""
+    return np.zeros((num_classes, num_classes + extra), np.int64)
+
+
+def update(confusion: Matrix, truth: Labels, prediction: Labels) -> None:
+    """Count one image into ``confusion``, in place.
+
+    Args:
+        confusion: int64 (C, C + extra).
+        truth: int16, any shape; class index, or -1 where the pixel does not count.
+        prediction: int16, the same shape; index of the winning channel.
+
+    Raises:
+        DataError: the shapes differ, or an index has no row or column.
+
+    >>> m = empty(2)
+    >>> update(m, np.array([[0, 1, -1]], np.int16), np.array([[0, 0, 1]], np.int16))
+    >>> m.tolist()
+    [[1, 0], [1, 0]]
+    """
+    rows, columns = confusion.shape
+    if truth.shape != prediction.shape:
+        raise DataError(
+            f"The truth is {truth.shape} and the prediction {prediction.shape}: they must have the same size.",
+            hint="Check the spec's resize policy and output stride.",
+        )
+    flat_truth, flat_prediction = _unsigned(truth, "truth"), _unsigned(prediction, "prediction")
+    for start in range(0, truth.size, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        # As unsigned, -1 + 1 wraps to row 0, which collects the ignored pixels and is thrown away below; a negative index
+        # elsewhere becomes a huge one. One comparison with the maximum then finds every index that is out of range.
+        row, column = flat_truth[block] + np.uint16(1), flat_prediction[block]
+        if int(row.max()) > rows:
+            raise DataError(
+                f"The truth holds class indices {int(truth.min())} to {int(truth.max())}, the spec has {rows} classes.",
+                hint="Give every class that counts a name in edgeseg.toml, and every other value as ignore_index.",
+            )
+        if int(column.max()) >= columns:
+            raise DataError(
+                f"The prediction holds {int(prediction.min())} to {int(prediction.max())}, expected 0 to {columns - 1}.",
+                hint="Check that the output's channels are the spec's classes, in its order.",
+            )
+        confusion += _histogram(row, column, rows + 1, columns)[1:]
+
+
+def _unsigned(labels: Labels, name: str) -> npt.NDArray[np.uint16]:
+    if labels.dtype != np.int16:
+        raise DataError(f"The {name} is {labels.dtype}, not int16.", hint="Convert it with .astype(np.int16).")
+    return labels.ravel().view(np.uint16)
+
+
+def _histogram(row: npt.NDArray[np.uint16], column: npt.NDArray[np.uint16], rows: int, columns: int) -> npt.NDArray[np.int64]:
+    """Joint histogram int64 (rows, columns) of two flat arrays. ``row`` is overwritten."""
+    cells = rows * columns
+    if cells > 1 << 16:
+        code = row.astype(np.int64) * columns + column
+        return np.bincount(code, minlength=cells).reshape(rows, columns)
+    row *= np.uint16(columns)
+    row += column
+    narrow = row.astype(np.uint8) if cells <= 1 << 8 else row
+    # Counting costs far more than comparing, and masks are made of regions: where neighbours are mostly equal, runs are
+    # counted, each with its length.
+    change = narrow[1:] != narrow[:-1]
+    if 5 * np.count_nonzero(change) < row.size:
+        counts = _count_runs(narrow, change, cells)
+    elif cells <= 1 << 8:
+        counts = _count_pairs(narrow.view(np.uint8), cells)
+    else:
+        counts = np.bincount(row, minlength=cells)
+    return counts.reshape(rows, columns)
+
+
+def _count_runs(
+    codes: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], change: npt.NDArray[np.bool_], cells: int
+) -> npt.NDArray[np.int64]:
+    """Histogram of codes from their runs. ``change[i]``: codes i and i + 1 differ. Float64 sums are exact below 2^53."""
+    last = np.append(np.flatnonzero(change), codes.size - 1)
+    length = np.diff(last, prepend=-1)
+    return np.bincount(codes[last], weights=length, minlength=cells).astype(np.int64)
+
+
+def _count_pairs(codes: npt.NDArray[np.uint8], cells: int) -> npt.NDArray[np.int64]:
+    """Histogram of codes of one byte. Two neighbours are read as one 16-bit code, which halves the counting; the two axes of
+    the 256 x 256 table that comes out are the histograms of the even and the odd positions."""
+    even = codes.size & ~1
+    pairs = np.bincount(codes[:even].view(np.uint16), minlength=1 << 16).reshape(256, 256)
+    counts: Matrix = pairs.sum(axis=0) + pairs.sum(axis=1)
+    if even != codes.size:
+        counts[codes[-1]] += 1
+    return counts[:cells]
+
+
+def class_iou(confusion: npt.NDArray[np.integer] | Float64) -> Float64:
+    """IoU per class of one matrix or a stack of them: (..., C, C + extra) to float64 (..., C), NaN where absent."""
+    true_positive, union = _overlap(confusion)
+    return _ratio(true_positive, union)
+
+
+def class_dice(confusion: npt.NDArray[np.integer] | Float64) -> Float64:
+    """Dice per class of one matrix or a stack of them: (..., C, C + extra) to float64 (..., C), NaN where absent."""
+    true_positive, union = _overlap(confusion)
+    return _ratio(2 * true_positive, union + true_positive)
+
+
+def _overlap(confusion: npt.NDArray[np.integer] | Float64) -> tuple[Float64, Float64]:
+    """True positives and union (tp + fp + fn), each float64 (..., C)."""
+    classes = confusion.shape[-2]
+    true_positive = np.diagonal(confusion[..., :classes], axis1=-2, axis2=-1).astype(np.float64)
+    union = confusion.sum(axis=-1) + confusion[..., :classes].sum(axis=-2) - true_positive
+    return true_positive, union.astype(np.float64)
+
+
+def _ratio(numerator: Float64, denominator: Float64) -> Float64:
+    ratio = np.full(numerator.shape, np.nan)
+    np.divide(numerator, denominator, out=ratio, where=denominator > 0)
+    return ratio
+
+
+def compute(confusion: Matrix) -> SegmentationScores:
+    """All scores of one matrix, int64 (C, C + extra).
+
+    >>> scores = compute(np.array([[3, 1, 0], [0, 0, 0], [0, 0, 0]]))
+    >>> scores.iou, scores.miou
+    ((0.75, 0.0, nan), 0.375)
+    """
+    iou = tuple(class_iou(confusion).tolist())
+    dice = tuple(class_dice(confusion).tolist())
+    pixels = int(confusion.sum())
+    correct = int(np.diagonal(confusion).sum())
+    return SegmentationScores(
+        miou=nan_mean(iou),
+        iou=iou,
+        mean_dice=nan_mean(dice),
+        dice=dice,
+        pixel_accuracy=correct / pixels if pixels else float("nan"),
+        pixels=pixels,
+    )
+
+
+class Confusion:
+    """One matrix over a data set: ``update`` per image, ``compute`` at the end.
+
+    Args:
+        num_classes: classes that count.
+        extra: channels of the model beyond these.
+    """
+
+    def __init__(self, num_classes: int, extra: int = 0) -> None:
+        self.matrix = empty(num_classes, extra)
+        self.images = 0
+
+    def update(self, truth: Labels, prediction: Labels) -> None:
+        """Count one image; see :func:`update`."""
+        update(self.matrix, truth, prediction)
+        self.images += 1
+
+    def compute(self) -> SegmentationScores:
+        """Scores over everything counted so far."""
+        return compute(self.matrix)

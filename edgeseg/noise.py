@@ -1,0 +1,59 @@
+"""Keeping other libraries' chatter off the user's terminal, and at hand for an error message."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+
+__all__ = ["captured_python", "captured_stderr"]
+
+
+@contextlib.contextmanager
+def captured_python(*loggers: str) -> Iterator[io.StringIO]:
+    """Collect what Python code prints, warns, and logs to ``loggers``. Deprecations of code that is not ours are dropped."""
+    buffer = io.StringIO()
+    handler = logging.StreamHandler(buffer)
+    chosen = [logging.getLogger(name) for name in loggers]
+    before = [(logger.handlers, logger.propagate) for logger in chosen]
+    for logger in chosen:
+        logger.handlers, logger.propagate = [handler], False
+    try:
+        with (
+            warnings.catch_warnings(record=True) as caught,
+            contextlib.redirect_stdout(buffer),
+            contextlib.redirect_stderr(buffer),
+        ):
+            warnings.simplefilter("always")
+            for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+                warnings.simplefilter("ignore", category)
+            yield buffer
+        buffer.writelines(f"{warning.category.__name__}: {warning.message}\n" for warning in caught)
+    finally:
+        for logger, (handlers, propagate) in zip(chosen, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+
+
+@contextlib.contextmanager
+def captured_stderr() -> Iterator[Callable[[], str]]:
+    """Collect what native code writes to file descriptor 2; the function given returns it so far. Not for use by threads."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+
+        def so_far() -> str:
+            size = os.fstat(sink.fileno()).st_size
+            return os.pread(sink.fileno(), size, 0).decode("utf-8", "replace")
+
+        try:
+            yield so_far
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)

@@ -1,0 +1,1 @@
+"""Range estimation, plans and search: pure numpy, no runtime."""

@@ -1,0 +1,114 @@
+"""Anything that can be measured: an artifact, a foreign .tflite or .onnx file, or the trained model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeseg.artifact import Artifact, load_artifact
+from edgeseg.compiling import open_graph, open_reference
+from edgeseg.errors import ModelError, UsageError
+from edgeseg.graph import Format, Graph, digest_file
+from edgeseg.inspection import file_format
+from edgeseg.model import load_model
+from edgeseg.session import Session
+from edgeseg.spec import ModelSpec
+from edgeseg.spec_file import find_spec, load_spec
+
+__all__ = ["LoadOptions", "Subject", "open_subject", "reference_of", "resolve_spec"]
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How to load a model file, and how to read a foreign one.
+
+    ``pixels``: a foreign file takes raw pixels (0..255) and normalises inside.
+    """
+
+    factory: str | None = None
+    trust_pickle: bool = False
+    output_name: str | None = None
+    pixels: bool = False
+
+
+@dataclass(frozen=True)
+class Subject:
+    """``open(threads)`` gives a Session. ``base``: the folder that relative paths of ``spec`` refer to."""
+
+    name: str
+    path: Path
+    spec: ModelSpec
+    base: Path
+    open: Callable[[int], Session]
+    artifact: Artifact | None = None
+
+
+def resolve_spec(model_path: Path, spec: ModelSpec | Path | None) -> tuple[ModelSpec, Path]:
+    """The spec and the folder its relative paths refer to: given, named, or found beside the model or in the current folder."""
+    if isinstance(spec, ModelSpec):
+        return spec, Path.cwd()
+    path = spec if spec is not None else find_spec(model_path, Path.cwd())
+    return load_spec(path), path.resolve().parent
+
+
+def open_subject(path: Path, spec: ModelSpec | Path | None = None, options: LoadOptions | None = None) -> Subject:
+    """Find out what ``path`` is. Nothing heavy is loaded before ``Subject.open``.
+
+    Raises:
+        ModelError: there is no such file or folder.
+        ArtifactError: a folder that is not an intact artifact.
+        SpecError: a foreign file or a model without edgeseg.toml.
+    """
+    options = options or LoadOptions()
+    if not path.exists():
+        raise ModelError(f"There is no file or folder '{path}'.", hint="Check the path.")
+    if path.is_dir():
+        return _artifact_subject(load_artifact(path), spec)
+    form = file_format(path)
+    found, base = resolve_spec(path, spec)
+    if form is None or (form is Format.ONNX and options.factory):
+        model = load_model(
+            path,
+            factory=options.factory,
+            trust_pickle=options.trust_pickle,
+            output_name=options.output_name or found.output.name,
+        )
+        return Subject(path.name, path, found, base, lambda threads: open_reference(model, found, threads=threads))
+    graph = Graph.of(path, form, pixels=options.pixels)
+    return Subject(path.name, path, found, base, lambda threads: open_graph(graph, threads=threads))
+
+
+def _artifact_subject(artifact: Artifact, spec: ModelSpec | Path | None) -> Subject:
+    manifest = artifact.manifest
+    found, base = (manifest.spec, Path(manifest.source.base)) if spec is None else resolve_spec(artifact.path, spec)
+    form = Format(artifact.model_path.suffix[1:])
+    graph = Graph(artifact.model_path, form, manifest.files[0].digest, manifest.pixels)
+    return Subject(
+        f"{manifest.name}-{manifest.target}",
+        artifact.path,
+        found,
+        base,
+        lambda threads: open_graph(graph, threads=threads),
+        artifact,
+    )
+
+
+def reference_of(artifact: Artifact, given: Path | None) -> Path | None:
+    """The model an artifact was compiled from: ``given``, or where the manifest says it was, if its bytes are still the same.
+
+    Raises:
+        UsageError: ``given`` is another model than the one that was compiled.
+    """
+    source = artifact.manifest.source
+    if given is not None:
+        if given.is_file() and digest_file(given) != source.digest:
+            raise UsageError(
+                f"'{given}' is not the model that '{artifact.path}' was compiled from ({source.file}): the digests differ.",
+                hint="Give the same file as --reference, or compile again.",
+            )
+        return given
+    for candidate in (Path(source.path), Path(source.base) / source.file):
+        if candidate.is_file() and digest_file(candidate) == source.digest:
+            return candidate
+    return None

@@ -1,0 +1,128 @@
+"""How far a changed graph is from the float graph at the network's output, on a fixed handful of images."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeseg.errors import DataError
+from edgeseg.metrics.expected import ExpectedDrop
+from edgeseg.session import Float32
+from edgeseg.tflite.graph import TfGraph
+from edgeseg.tflite.runtime import Feed, LoadedGraph
+
+__all__ = ["Judge", "Score", "latency"]
+
+_PIXELS = 65536  # compared per image; the rest tells nothing that these do not
+
+
+@dataclass(frozen=True)
+class Score:
+    """``drop``: expected loss of mIoU in points (``edgeseg.metrics.expected``). ``noise``: error power over signal power of
+    the logits, each pixel's mean over the classes taken off first (a common offset changes no decision)."""
+
+    drop: float
+    noise: float
+
+    @property
+    def snr_db(self) -> float:
+        return math.inf if self.noise == 0 else -10.0 * math.log10(self.noise)
+
+
+class Judge:
+    """Scores graphs on ``images`` against a float graph on the same images.
+
+    Args:
+        reference: the float graph; output float32 (1, h, w, C).
+        originals: the images as ``reference`` takes them.
+        images: the same images as the judged graphs take them.
+        threshold, probability: of a one-channel output, as for ``ExpectedDrop``.
+
+    Raises:
+        DataError: there are no images, or the reference's output is not finite.
+    """
+
+    def __init__(
+        self,
+        reference: TfGraph,
+        originals: Sequence[Feed],
+        images: Sequence[Feed],
+        *,
+        threshold: float,
+        probability: bool,
+    ) -> None:
+        if not images:
+            raise DataError("There are no images to judge by.", hint="Give a calibration set.")
+        self._images = list(images)
+        self._threshold = threshold
+        self._probability = probability
+        self.runs = 0
+        with LoadedGraph(reference) as loaded:
+            started = time.perf_counter()
+            self._outputs = [self._output(loaded, reference.outputs[0], image) for image in originals]
+            self.seconds_per_image = (time.perf_counter() - started) / len(self._images)
+        if not all(np.isfinite(output).all() for output in self._outputs):
+            raise DataError("The float graph's output is not finite.", hint="Check the model on these images.")
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def score(self, graph: TfGraph, *, count: int | None = None) -> Score:
+        """Score a graph on the first ``count`` images (all where None)."""
+        drop = ExpectedDrop(threshold=self._threshold, probability=self._probability)
+        signal = error = 0.0
+        with LoadedGraph(graph) as loaded:
+            for image, wanted in zip(self._images[:count], self._outputs[:count], strict=True):
+                found = self._output(loaded, graph.outputs[0], image)
+                drop.update(wanted, found)
+                a, b = _centred(wanted), _centred(found)
+                signal += float(np.vdot(a, a))
+                error += float(np.vdot(a - b, a - b))
+        self.runs += 1
+        if not math.isfinite(error):
+            return Score(drop=100.0, noise=math.inf)
+        return Score(drop=drop.drop, noise=error / signal if signal else math.inf)
+
+    def _output(self, loaded: LoadedGraph, name: str, image: Feed) -> Float32:
+        """Logits of every n-th pixel, float32 (1, C, 1, n)."""
+        loaded.feed(image)
+        loaded.invoke()
+        view = loaded.view(name)
+        flat = view.reshape(-1, view.shape[-1])
+        step = max(1, flat.shape[0] // _PIXELS)
+        return np.ascontiguousarray(flat[::step].T, np.float32)[None, :, None, :]
+
+
+def _centred(logits: Float32) -> Float32:
+    if logits.shape[1] == 1:
+        return logits
+    centred: Float32 = logits - logits.mean(axis=1, keepdims=True)
+    return centred
+
+
+def latency(
+    graphs: Sequence[TfGraph],
+    image: Feed,
+    *,
+    threads: int = 1,
+    rounds: int = 15,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> list[float]:
+    """Median milliseconds of one run of each graph, measured in turn (A B C A B C ...) so that drift hits all alike."""
+    with ExitStack() as stack:
+        loaded = [stack.enter_context(LoadedGraph(graph, threads=threads)) for graph in graphs]
+        for one in loaded:
+            one.feed(image)
+            one.invoke()
+        samples: list[list[int]] = [[] for _ in loaded]
+        for _ in range(rounds):
+            for one, times in zip(loaded, samples, strict=True):
+                started = clock()
+                one.invoke()
+                times.append(clock() - started)
+    return [float(np.median(times)) / 1e6 for times in samples]

@@ -1,0 +1,213 @@
+"""What each operator costs on the machine at hand, in float and in int8: measured, one operator at a time.
+
+Every distinct operator (kind, shapes, options) is built as a file of its own and run on LiteRT as an application would run
+it, delegate included, so that an int8 kernel that the delegate lacks shows its true price. Times are kept between runs in a
+file per processor and runtime version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from edgeseg.errors import ModelError
+from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan, TensorQuant
+from edgeseg.spec import IoType
+from edgeseg.tflite.emit import quantize
+from edgeseg.tflite.graph import Quant, TfGraph, TfOp, TfTensor
+from edgeseg.tflite.runtime import LoadedGraph
+from edgeseg.tflite.support import supported
+
+__all__ = ["CostTable", "OpCost", "probe"]
+
+_REPEATS = 9
+_SPEND_S = 0.02  # per operator and domain, beyond three repeats
+_QUANT = TensorQuant(scale=(0.05,), zero_point=(0,), dtype="int8")
+_QUANT_FORM = Quant((0.05,), (0,))
+
+
+@dataclass(frozen=True)
+class OpCost:
+    """Microseconds; infinite where the operator cannot run in that domain."""
+
+    float_us: float
+    int8_us: float
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Costs of one graph. ``quantize_us``/``dequantize_us``: of converting a float tensor to int8 and back, by its name."""
+
+    ops: Mapping[str, OpCost]
+    quantize_us: Mapping[str, float]
+    dequantize_us: Mapping[str, float]
+
+
+class _Known(msgspec.Struct):
+    """The file of times: by key, microseconds (negative: cannot run)."""
+
+    times: dict[str, float] = {}
+
+
+def probe(
+    graph: TfGraph, *, threads: int = 1, store: Path | None = None, progress: Callable[[int, int], None] = lambda *_: None
+) -> CostTable:
+    """Measure, or look up, every operator of a float graph.
+
+    Args:
+        graph: float.
+        threads: of the runtime.
+        store: folder in which times are kept between runs; none are kept where None.
+        progress: called with operators done and in all.
+    """
+    book = _Book(store, threads)
+    ops: dict[str, OpCost] = {}
+    for index, op in enumerate(graph.ops):
+        ops[op.id] = OpCost(book.time(op, graph, Domain.FLOAT), book.time(op, graph, Domain.INT8))
+        progress(index + 1, len(graph.ops))
+    names = [name for name, tensor in graph.tensors.items() if tensor.data is None and tensor.dtype == "float32"]
+    table = CostTable(
+        ops,
+        {name: book.conversion(graph.tensors[name], "QUANTIZE") for name in names},
+        {name: book.conversion(graph.tensors[name], "DEQUANTIZE") for name in names},
+    )
+    book.save()
+    return table
+
+
+class _Book:
+    def __init__(self, folder: Path | None, threads: int) -> None:
+        self._threads = threads
+        self._path = None if folder is None else folder / f"{_machine()}-t{threads}.json"
+        self._known = _Known()
+        if self._path is not None and self._path.is_file():
+            self._known = msgspec.json.decode(self._path.read_bytes(), type=_Known)
+        self._idle = self._measure(_identity(TfTensor("x", (1, 1, 1, 1), "float32")), "idle")
+
+    def time(self, op: TfOp, graph: TfGraph, domain: Domain) -> float:
+        if not supported(op, graph, domain):
+            return math.inf
+        alone = _alone(op, graph)
+        if domain is Domain.INT8:
+            alone = _in_int8(alone)
+        return self._net(alone, _key(op, graph, domain))
+
+    def conversion(self, tensor: TfTensor, kind: str) -> float:
+        # A conversion depends on the number of elements alone.
+        flat = TfTensor("x", (1, 1, 1, int(np.prod(tensor.shape))), "float32")
+        return self._net(_conversion(flat, kind), f"{kind} {flat.shape[-1]}")
+
+    def _net(self, graph: TfGraph, key: str) -> float:
+        measured = self._measure(graph, key)
+        return math.inf if measured < 0 else max(measured - self._idle, 0.1)
+
+    def _measure(self, graph: TfGraph, key: str) -> float:
+        if key not in self._known.times:
+            self._known.times[key] = _run(graph, self._threads)
+        return self._known.times[key]
+
+    def save(self) -> None:
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_suffix(f".{time.monotonic_ns()}")
+        partial.write_bytes(msgspec.json.encode(self._known))
+        partial.replace(self._path)
+
+
+def _machine() -> str:
+    """A name for this processor and runtime."""
+    model = "cpu"
+    listing = Path("/proc/cpuinfo")
+    if listing.is_file():
+        lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
+        model = "".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part")))
+    digest = hashlib.sha256(model.encode()).hexdigest()[:12]
+    return f"probe-{digest}-litert-{metadata.version('ai-edge-litert')}"
+
+
+def _key(op: TfOp, graph: TfGraph, domain: Domain) -> str:
+    def shown(name: str | None) -> str:
+        if name is None:
+            return "-"
+        tensor = graph.tensors[name]
+        small = tensor.data is not None and tensor.dtype.startswith("int")
+        return f"{tensor.dtype}{list(tensor.shape)}" + (f"={np.asarray(tensor.data).tolist()}" if small else "")
+
+    options = sorted((key, str(value)) for key, value in op.options.items())
+    operands = [shown(name) for name in (*op.inputs, *op.outputs)]
+    constants = [graph.is_constant(name) if name else None for name in op.inputs]
+    text = f"{op.kind} {op.version} {domain.value} {options} {operands} {constants}"
+    return f"{op.kind} {domain.value} {hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+
+def _alone(op: TfOp, graph: TfGraph) -> TfGraph:
+    """The operator as a graph of its own; the graph's activations become inputs."""
+    names = [name for name in (*op.inputs, *op.outputs) if name is not None]
+    tensors = {name: graph.tensors[name] for name in names}
+    inputs = tuple(dict.fromkeys(name for name in op.inputs if name is not None and not graph.is_constant(name)))
+    return TfGraph(tensors, [op], inputs, op.outputs)
+
+
+def _in_int8(graph: TfGraph) -> TfGraph:
+    plan = QuantPlan(
+        target="probe",
+        tensors={name: _QUANT for name, tensor in graph.tensors.items() if tensor.data is None},
+        ops=tuple(OpPlan(op=op.id, kind=op.kind, domain=Domain.INT8) for op in graph.ops),
+    )
+    return quantize(graph, plan, io=IoType.INT8)
+
+
+def _identity(tensor: TfTensor) -> TfGraph:
+    out = TfTensor("y", tensor.shape, "float32")
+    return TfGraph({"x": tensor, "y": out}, [TfOp("ABS", ("x",), ("y",), {}, "AbsOptions")], ("x",), ("y",))
+
+
+def _conversion(tensor: TfTensor, kind: str) -> TfGraph:
+    quant = _QUANT_FORM
+    fed, made = (
+        (tensor, TfTensor("y", tensor.shape, "int8", None, quant))
+        if kind == "QUANTIZE"
+        else (
+            TfTensor("x", tensor.shape, "int8", None, quant),
+            TfTensor("y", tensor.shape, "float32"),
+        )
+    )
+    op = TfOp(kind, ("x",), ("y",), {}, "QuantizeOptions" if kind == "QUANTIZE" else "DequantizeOptions")
+    return TfGraph({"x": fed, "y": made}, [op], ("x",), ("y",))
+
+
+def _run(graph: TfGraph, threads: int) -> float:
+    """Median time of one run, microseconds; -1 where the runtime refuses the operator."""
+    rng = np.random.default_rng(0)
+    feed = {}
+    for name in graph.inputs:
+        tensor = graph.tensors[name]
+        feed[name] = (
+            rng.standard_normal(tensor.shape).astype(np.float32)
+            if tensor.dtype == "float32"
+            else rng.integers(-100, 100, tensor.shape).astype(tensor.dtype)
+        )
+    try:
+        with LoadedGraph(graph, threads=threads) as loaded:
+            loaded.feed(feed)
+            loaded.invoke()
+            loaded.invoke()
+            samples: list[int] = []
+            started = time.perf_counter_ns()
+            while len(samples) < 3 or (len(samples) < _REPEATS and time.perf_counter_ns() - started < _SPEND_S * 1e9):
+                before = time.perf_counter_ns()
+                loaded.invoke()
+                samples.append(time.perf_counter_ns() - before)
+    except ModelError:
+        # A refused operator is an answer: it cannot run in this domain.
+        return -1.0
+    return float(np.median(samples)) / 1e3

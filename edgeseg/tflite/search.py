@@ -1,0 +1,344 @@
+"""The search: which operators of a float graph run in int8, so that the file is fastest and still segments.
+
+1. Ranges: each estimator's plan with everything in int8 is run; the one that does the least damage at the output is kept.
+2. Costs: every operator is timed in both domains on the machine at hand (``edgeseg.tflite.probe``).
+3. Harm: every source of int8 noise is measured alone at the output (``edgeseg.tflite.harm``).
+4. Assignment: for a price per unit of harm, a minimum cut gives the cheapest domains exactly; bisection over the price finds
+   the cheapest assignment whose *measured* loss is within the budget.
+5. Verdict: the candidates within the budget are timed against the float graph, in turn, and the fastest is taken.
+
+Nothing is accepted on an estimate: costs and harm only propose, the runtime decides. Deterministic but for step 5.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from edgeseg.errors import ModelError
+from edgeseg.quantize.assignment import Choice, Link, assign, cost
+from edgeseg.quantize.observe import Observer
+from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan, TensorQuant
+from edgeseg.quantize.ranges import choose
+from edgeseg.tflite.emit import quantize
+from edgeseg.tflite.graph import TfGraph
+from edgeseg.tflite.harm import Harm, measure_tensor_harm, measure_weight_harm
+from edgeseg.tflite.judge import Judge, Score, latency
+from edgeseg.tflite.planning import Policy, initial_plan
+from edgeseg.tflite.probe import CostTable
+from edgeseg.tflite.runtime import Feed
+
+__all__ = ["EFFORTS", "Candidate", "Effort", "SearchResult", "SearchSettings", "pareto", "search"]
+
+log = logging.getLogger("edgeseg.search")
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured. ``harm_images``: images per single source of noise. ``steps``: of the bisection over the price."""
+
+    estimators: tuple[str, ...]
+    harm_images: int
+    steps: int
+    rounds: int
+
+
+EFFORTS: Mapping[str, Effort] = {
+    "quick": Effort(("mse", "percentile-99.99", "minmax"), 1, 6, 7),
+    "normal": Effort(("mse", "percentile-99.99", "percentile-99.9", "mean-minmax", "minmax"), 2, 9, 15),
+    "max": Effort(
+        (
+            "mse",
+            "percentile-99.999",
+            "percentile-99.99",
+            "percentile-99.9",
+            "mean-minmax",
+            "moving-average",
+            "entropy",
+            "minmax",
+        ),
+        4,
+        12,
+        31,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """``budget``: points of mIoU. ``boundary``: the domain in which the file's input arrives and its output is wanted.
+    ``deadline``: of ``time.monotonic``. ``fixed``: tensors whose quantization is given (pixels, say)."""
+
+    budget: float
+    effort: Effort
+    boundary: Domain
+    deadline: float
+    fixed: Mapping[str, TensorQuant] = field(default_factory=dict)
+    progress: Callable[[str], None] = field(default=lambda _: None)
+
+    @property
+    def late(self) -> bool:
+        return time.monotonic() > self.deadline
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One plan that was run. ``predicted_us``: sum of the operators' and conversions' costs. ``latency_ms``: measured beside
+    the float graph, for those that came so far."""
+
+    name: str
+    plan: QuantPlan
+    score: Score
+    predicted_us: float
+    int8: frozenset[str]
+    latency_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """``best`` is within the budget and the fastest measured; where none is within the budget, the least harmful
+    (``within`` False). ``float_ms`` was measured in the same run as the candidates' latencies."""
+
+    best: Candidate
+    within: bool
+    float_ms: float
+    candidates: tuple[Candidate, ...]
+    notes: tuple[str, ...]
+
+
+def search(
+    graph: TfGraph, observers: Mapping[str, Observer], judge: Judge, costs: CostTable, image: Feed, settings: SearchSettings
+) -> SearchResult:
+    """Find the plan; see the module's docstring.
+
+    Args:
+        graph: float.
+        observers: statistics of every float activation.
+        judge: holds the images that candidates are scored on.
+        costs: of ``graph``'s operators.
+        image: what latency is measured with.
+    """
+    return _Search(graph, observers, judge, costs, image, settings).run()
+
+
+class _Search:
+    def __init__(
+        self,
+        graph: TfGraph,
+        observers: Mapping[str, Observer],
+        judge: Judge,
+        costs: CostTable,
+        image: Feed,
+        settings: SearchSettings,
+    ) -> None:
+        self._graph = graph
+        self._observers = observers
+        self._judge = judge
+        self._costs = costs
+        self._image = image
+        self._settings = settings
+        self._tried: dict[tuple[frozenset[str], str], Candidate] = {}
+        self._notes: list[str] = []
+        self._harm = Harm({}, {})
+        self._ranges: dict[str, TensorQuant] = {}
+        self._estimator = ""
+
+    def run(self) -> SearchResult:
+        settings = self._settings
+        settings.progress("ranges")
+        self._choose_estimator()
+        settings.progress("fastest assignment")
+        fastest = self._try(assign(self._choices(), self._links()), "fastest")
+        if fastest.score.drop > settings.budget:
+            self._measure_harm()
+            self._bisect()
+            self._polish()
+        return self._decide()
+
+    # ----------------------------------------------------------------------------------------------- proposals
+
+    def _choose_estimator(self) -> None:
+        """The estimator whose ranges cost least with everything in int8 that has a delegated kernel."""
+        best: Candidate | None = None
+        for name in self._settings.effort.estimators:
+            ranges = {tensor: choose(observer, estimator=name) for tensor, observer in self._observers.items()}
+            ranges |= self._settings.fixed
+            plan = initial_plan(self._graph, ranges, policy=Policy.AUTO)
+            candidate = self._run(f"all int8, {name}", plan)
+            log.info("ranges %s: expected drop %.2f, %.1f dB", name, candidate.score.drop, candidate.score.snr_db)
+            if best is None or candidate.score.noise < best.score.noise:
+                best, self._ranges, self._estimator = candidate, ranges, name
+        assert best is not None
+        self._notes.append(f"ranges by {self._estimator}")
+        self._tried[(best.int8, self._estimator)] = best
+
+    def _choices(self) -> list[Choice]:
+        weights = self._harm.weights
+        return [Choice(name, one.float_us, one.int8_us, weights.get(name, 0.0)) for name, one in self._costs.ops.items()]
+
+    def _links(self) -> list[Link]:
+        producers, consumers = self._graph.producers(), self._graph.consumers()
+        links = []
+        for name in self._costs.quantize_us:
+            ends: tuple[str | Domain, ...] = tuple(op.id for op in consumers.get(name, ()))
+            if name in self._graph.outputs:
+                ends = (*ends, self._settings.boundary)
+            source = producers[name].id if name in producers else self._settings.boundary
+            harm = self._harm.tensors.get(name, 0.0)
+            links.append(Link(source, ends, self._costs.quantize_us[name], self._costs.dequantize_us[name], harm))
+        return links
+
+    def _measure_harm(self) -> None:
+        settings, count = self._settings, self._settings.effort.harm_images
+        plan = initial_plan(self._graph, self._ranges, policy=Policy.FULL)
+        settings.progress("harm of each tensor")
+        # The latest quarter of the time is kept for the steps that make use of the harm.
+        reserve = settings.deadline - 0.25 * max(0.0, settings.deadline - time.monotonic())
+
+        def late() -> bool:
+            return time.monotonic() > reserve
+
+        tensors = measure_tensor_harm(self._graph, plan.tensors, self._judge, count=count, stop=late)
+        settings.progress("harm of each operator's weights")
+        weights = measure_weight_harm(self._graph, self._judge, count=count, stop=late)
+        if late():
+            self._notes.append("time ran out while measuring harm; the rest was taken as average")
+        self._harm = Harm(tensors, weights)
+
+    def _bisect(self) -> None:
+        """The lowest price of harm whose cheapest assignment is within the budget."""
+        choices, links = self._choices(), self._links()
+        saving = sum(max(0.0, c.float_us - c.int8_us) for c in choices if math.isfinite(c.int8_us))
+        total = sum(c.harm for c in choices) + sum(link.harm for link in links)
+        if total <= 0 or saving <= 0:
+            return
+        low, high = math.log(saving / total) - 7.0, math.log(saving / total) + 9.0
+        for step in range(self._settings.effort.steps):
+            if self._settings.late:
+                self._notes.append("time ran out during the bisection")
+                return
+            middle = (low + high) / 2
+            self._settings.progress(f"assignment {step + 1} of {self._settings.effort.steps}")
+            candidate = self._try(assign(choices, links, math.exp(middle)), f"price {math.exp(middle):.3g}")
+            if candidate.score.drop <= self._settings.budget:
+                high = middle
+            else:
+                low = middle
+
+    def _polish(self) -> None:
+        """From the cheapest assignment within the budget, move float operators back to int8 where that saves time and the
+        measured loss allows it, the greatest saving for the least harm first."""
+        inside = [one for one in self._tried.values() if one.score.drop <= self._settings.budget]
+        if not inside:
+            return
+        current = min(inside, key=lambda one: one.predicted_us)
+        choices, links = self._choices(), self._links()
+        touching: dict[str, float] = {}
+        for link in links:
+            for end in (link.producer, *link.consumers):
+                if not isinstance(end, Domain):
+                    touching[end] = touching.get(end, 0.0) + link.harm
+        attempts = 0
+        by_worth = sorted(
+            (c for c in choices if c.op not in current.int8 and math.isfinite(c.int8_us)),
+            key=lambda c: (c.float_us - c.int8_us) / (c.harm + touching.get(c.op, 0.0) + 1e-12),
+            reverse=True,
+        )
+        for choice in by_worth:
+            if self._settings.late or attempts >= 2 * self._settings.effort.steps:
+                return
+            grown = current.int8 | {choice.op}
+            gain = cost(choices, links, current.int8, 0.0) - cost(choices, links, grown, 0.0)
+            if gain <= 0.002 * current.predicted_us:
+                continue
+            attempts += 1
+            self._settings.progress(f"polish {attempts}")
+            candidate = self._try(grown, f"with {choice.op}")
+            if candidate.score.drop <= self._settings.budget:
+                current = candidate
+
+    # ----------------------------------------------------------------------------------------------- measuring
+
+    def _try(self, int8: frozenset[str], name: str) -> Candidate:
+        key = (int8, self._estimator)
+        if key not in self._tried:
+            floats = {op.id for op in self._graph.ops} - int8
+            plan = initial_plan(self._graph, self._ranges, policy=Policy.FULL, float_ops=floats)
+            self._tried[key] = self._run(name, self._with_reasons(plan))
+            found = self._tried[key]
+            log.info(
+                "%s: %d int8, predicted %.2f ms, expected drop %.2f, %.1f dB",
+                name,
+                len(int8),
+                found.predicted_us / 1e3,
+                found.score.drop,
+                found.score.snr_db,
+            )
+        return self._tried[key]
+
+    def _run(self, name: str, plan: QuantPlan) -> Candidate:
+        int8 = frozenset(entry.op for entry in plan.ops if entry.domain is not Domain.FLOAT)
+        predicted = cost(self._choices(), self._links(), int8, 0.0)
+        try:
+            score = self._judge.score(quantize(self._graph, plan))
+        except ModelError as error:
+            # The runtime refused this mixture; it is out of the race, and the manifest says so.
+            self._notes.append(f"{name}: {error.message}")
+            score = Score(drop=100.0, noise=math.inf)
+        return Candidate(name, plan, score, predicted, int8)
+
+    def _with_reasons(self, plan: QuantPlan) -> QuantPlan:
+        """Say of each operator that could run in int8 and does not, what int8 would save and cost."""
+
+        def reason(op: str, why: str) -> str:
+            one = self._costs.ops[op]
+            if why != "asked to stay float":
+                return why
+            if one.int8_us >= one.float_us:
+                return f"int8 is no faster here: {one.int8_us:.0f} us against {one.float_us:.0f} us in float"
+            harm = self._harm.weights.get(op, 0.0) + self._harm.tensors.get(op, 0.0)
+            cost_text = f" and its noise alone is {-10 * math.log10(harm):.0f} dB" if harm > 0 else ""
+            return f"int8 would save {one.float_us - one.int8_us:.0f} us here, conversions not counted{cost_text}"
+
+        return QuantPlan(
+            target=plan.target,
+            tensors=plan.tensors,
+            ops=tuple(
+                entry if entry.domain is not Domain.FLOAT else _because(entry.op, entry.kind, reason(entry.op, entry.why))
+                for entry in plan.ops
+            ),
+        )
+
+    def _decide(self) -> SearchResult:
+        everyone = sorted(self._tried.values(), key=lambda one: one.predicted_us)
+        inside = [one for one in everyone if one.score.drop <= self._settings.budget]
+        finalists = inside[:3] or [min(everyone, key=lambda one: one.score.noise)]
+        self._settings.progress("latency")
+        graphs = [self._graph, *(quantize(self._graph, one.plan) for one in finalists)]
+        times = latency(graphs, self._image, rounds=self._settings.effort.rounds)
+        timed = [replace(one, latency_ms=ms) for one, ms in zip(finalists, times[1:], strict=True)]
+        best = min(timed, key=lambda one: one.latency_ms or math.inf)
+        known = {id(one): two for one, two in zip(finalists, timed, strict=True)}
+        return SearchResult(
+            best=best,
+            within=bool(inside),
+            float_ms=times[0],
+            candidates=tuple(known.get(id(one), one) for one in everyone),
+            notes=tuple(self._notes),
+        )
+
+
+def _because(op: str, kind: str, why: str) -> OpPlan:
+    return OpPlan(op=op, kind=kind, domain=Domain.FLOAT, why=why)
+
+
+def pareto(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """Those that no other beats in both predicted time and expected drop, fastest first."""
+    front: list[Candidate] = []
+    for one in sorted(candidates, key=lambda each: (each.predicted_us, each.score.drop)):
+        if not front or one.score.drop < front[-1].score.drop:
+            front.append(one)
+    return tuple(front)

@@ -1,0 +1,88 @@
+"""Integer forms of constants: weights per channel, biases, elementwise constants. Pure numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseg.tflite.graph import Array, Quant
+
+__all__ = ["LIMITS", "LinearWeights", "constant_range", "float32", "quantize_array", "quantize_linear"]
+
+LIMITS: dict[str, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
+"""Smallest and largest integer of the types activations are quantized to."""
+
+_WEIGHT_LIMIT = 127  # symmetric: -128 is never used, so that kernels may negate
+_BIAS_LIMIT = 2**30  # of an int32 bias; the other half of the range is left to the products added to it
+_SMALLEST_RATIO = 2.0**-16  # of (input scale * weight scale) / output scale
+
+
+@dataclass(frozen=True)
+class LinearWeights:
+    """``weights`` int8 with per-channel ``quant``; ``bias`` int32 or int64 with ``bias_quant``, None where there is none."""
+
+    weights: Array
+    quant: Quant
+    bias: Array | None
+    bias_quant: Quant | None
+
+
+def quantize_array(values: Array, quant: Quant, dtype: str) -> Array:
+    """Per-tensor affine quantization, rounding half to even, saturating (infinities too)."""
+    low, high = LIMITS[dtype]
+    steps = np.rint(np.asarray(values, np.float64) / quant.scale[0]) + quant.zero_point[0]
+    clipped: Array = np.clip(steps, low, high).astype(dtype)
+    return clipped
+
+
+def constant_range(values: Array, dtype: str) -> Quant:
+    """Scale and zero point that hold a constant exactly at its extremes; symmetric for int16."""
+    finite = np.asarray(values, np.float64)
+    low, high = min(float(finite.min(initial=0.0)), 0.0), max(float(finite.max(initial=0.0)), 0.0)
+    if dtype == "int16":
+        return Quant((float32(max(-low, high) / 32767 or 1.0),), (0,))
+    scale = float32((high - low) / 255 or 1.0)
+    return Quant((scale,), (int(np.clip(round(-128 - low / scale), -128, 127)),))
+
+
+def quantize_linear(
+    weights: Array, axis: int, bias: Array | None, *, input_scale: float, output_scale: float, wide_bias: bool = False
+) -> LinearWeights:
+    """Weights of a convolution or matrix product, symmetric per index of ``axis``, and the bias that goes with them.
+
+    A channel's scale is its largest magnitude over 127, made wider where the bias would not fit into int32, and where the
+    channel is so small that the kernel's rescaling factor would leave its range (a dead channel has any scale).
+
+    Args:
+        weights: float32, finite.
+        axis: of the output channels.
+        bias: float32, one value a channel.
+        input_scale: of the activation operand; the bias has scale ``input_scale * weight scale``.
+        output_scale: of the result.
+        wide_bias: an int64 bias, as kernels with int16 activations take.
+    """
+    other = tuple(i for i in range(weights.ndim) if i != axis)
+    peak = np.max(np.abs(np.asarray(weights, np.float64)), axis=other, initial=0.0)
+    scale = np.maximum(peak / _WEIGHT_LIMIT, _SMALLEST_RATIO * output_scale / input_scale)
+    if bias is not None and not wide_bias:
+        scale = np.maximum(scale, np.abs(np.asarray(bias, np.float64)) / (input_scale * _BIAS_LIMIT))
+    scale = scale.astype(np.float32).astype(np.float64)
+    shape = [1] * weights.ndim
+    shape[axis] = scale.size
+    steps = np.rint(np.asarray(weights, np.float64) / scale.reshape(shape))
+    integers = np.clip(steps, -_WEIGHT_LIMIT, _WEIGHT_LIMIT).astype(np.int8)
+    quant = Quant(tuple(scale.tolist()), (0,) * scale.size, axis)
+    if bias is None:
+        return LinearWeights(integers, quant, None, None)
+    # The kernel multiplies in float32: its product is the scale that the bias has.
+    product = (np.float32(input_scale) * scale.astype(np.float32)).astype(np.float64)
+    stored = np.rint(np.asarray(bias, np.float64) / product).astype(np.int64 if wide_bias else np.int32)
+    return LinearWeights(integers, quant, stored, Quant(tuple(product.tolist()), (0,) * product.size, 0))
+
+
+def float32(value: float) -> float:
+    """The nearest value that a file can hold as a scale."""
+    number: npt.NDArray[np.float32] = np.asarray(value, np.float32)
+    return float(number)
