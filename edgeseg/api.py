@@ -111,5 +111,4 @@ def _reference(opened: Subject, given: Path | None, load: LoadOptions) -> Subjec
         )
     if given is None:
         return None
-    subject = open_subject(given, opened.spec, load)
-    return subject
+    return open_subject(given, opened.spec, load)

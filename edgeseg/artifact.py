@@ -156,6 +156,7 @@ class Artifact:
 
 
 def file_record(path: Path) -> FileRecord:
+    """Name, digest and size of a file."""
     return FileRecord(name=path.name, digest=digest_file(path), bytes=path.stat().st_size)
 
 

@@ -10,20 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg.errors import DataError
+from edgeseg.interval import Interval
 
-__all__ = ["Interval", "Ratio", "Summary", "paired_ratio", "per_round", "summarize"]
+__all__ = ["Ratio", "Summary", "paired_ratio", "per_round", "summarize"]
 
 Samples: TypeAlias = Sequence[int] | npt.NDArray[np.int64]
 Float64: TypeAlias = npt.NDArray[np.float64]
-
-
-class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``low <= value <= high`` with the given confidence; ``estimate`` lies between."""
-
-    estimate: float
-    low: float
-    high: float
-    confidence: float = 0.95
 
 
 class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

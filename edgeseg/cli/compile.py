@@ -162,7 +162,7 @@ def _points(text: str) -> float:
 
 
 def _seconds(text: str) -> float:
-    factor = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], None)
+    factor = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:])
     try:
         value = float(text[:-1]) * factor if factor else float(text)
     except ValueError as error:

@@ -22,6 +22,7 @@ _VERBS = {
     "compile": "Turn a trained model into a checked file for one target.",
     "eval": "mIoU of the file that ships against the PyTorch model.",
     "inspect": "What is inside an artifact, .tflite or .onnx file.",
+    "explain": "Why each float region of an INT8 artifact is float.",
     "targets": "What can be built on this machine.",
     "doctor": "What is missing on this machine, and the command that installs it.",
     "demo": "The whole chain on the embedded model and images.",

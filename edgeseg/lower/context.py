@@ -26,7 +26,7 @@ _FIRST_VERSION = {"BROADCAST_TO": 2}
 """Operators whose version 1 no runtime registers."""
 
 
-class Refused(Exception):  # noqa: N818 - control flow inside the package, never leaves it
+class Refused(Exception):
     """A rule cannot express its node exactly; the message says why."""
 
 
@@ -242,9 +242,7 @@ class Lowering:
         if held.shape == tuple(shape):
             return tensor
         options: Mapping[str, OptionValue] = {"newShape": tuple(shape)}
-        return self.step(
-            "RESHAPE", (tensor, self.index(tuple(shape))), near, shape, "ReshapeOptions", held.dtype, **options
-        )
+        return self.step("RESHAPE", (tensor, self.index(tuple(shape))), near, shape, "ReshapeOptions", held.dtype, **options)
 
     # -- broadcasting
 

@@ -19,6 +19,7 @@ NHWC: Perm = (0, 2, 3, 1)
 
 
 def identity(rank: int) -> Perm:
+    """The ONNX order itself."""
     return tuple(range(rank))
 
 

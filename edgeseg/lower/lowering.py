@@ -13,7 +13,7 @@ from edgeseg.lower.context import RULES, Lowering, Refused
 from edgeseg.lower.layout import NHWC, Perm, identity, tag
 from edgeseg.lower.patterns import rewrite
 from edgeseg.lower.peephole import tidy
-from edgeseg.lower.source import STAGE, Node, Source, read_model
+from edgeseg.lower.source import STAGE, Node, read_model
 from edgeseg.tflite.graph import TfGraph, TfTensor
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def lower_direct(graph: Graph, out: Path) -> LowerResult:
         model = onnx.load(graph.path)
     except (DecodeError, OSError) as error:
         raise ModelError(f"{graph.path} cannot be read as ONNX: {error}.", hint="Export the model again.") from error
+    if not model.graph.output:
+        raise ModelError(f"{graph.path} is not an ONNX model: it has no outputs.", hint="Export the model again.")
     lowered = lower_model(model)
     write(lowered, out)
     kinds = [op.kind for op in lowered.ops]
@@ -127,7 +129,7 @@ def _only_transposed(nodes: list[Node], perm: Perm) -> bool:
 def _stand_in(lowering: Lowering, node: Node) -> None:
     """Declares a refused node's outputs, so that the nodes behind it are judged too."""
     for name in filter(None, node.outputs):
-        if name not in lowering.orders(name):
+        if not lowering.orders(name):
             rank = lowering.rank(name)
             lowering.bind(name, NHWC if rank == 4 else identity(rank), name)
             lowering.graph.tensors.setdefault(name, TfTensor(name, lowering.shape(name), "float32"))

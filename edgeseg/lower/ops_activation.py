@@ -238,5 +238,3 @@ def thresholded_relu(ctx: Lowering, node: Node) -> None:
     alpha = ctx.number(node.real("alpha", 1.0))
     over = ctx.step("GREATER", (tensor, alpha), out, shape, "GreaterOptions", dtype="bool")
     ctx.finish("SELECT_V2", (over, tensor, ctx.number(0.0)), out, perm, "SelectV2Options")
-
-

@@ -23,9 +23,7 @@ def conv(ctx: Lowering, node: Node) -> None:
     convolve(ctx, tensor, weights, bias, window, node.integer("group", 1), node)
 
 
-def convolve(
-    ctx: Lowering, tensor: str, weights: Array, bias: str, window: Window, groups: int, node: Node
-) -> None:
+def convolve(ctx: Lowering, tensor: str, weights: Array, bias: str, window: Window, groups: int, node: Node) -> None:
     """A convolution of an NHWC tensor with ONNX weights (O, I / groups, rows, columns); defines the node's output."""
     out = node.outputs[0]
     _, height, width, channels = ctx.graph.tensors[tensor].shape
@@ -92,9 +90,9 @@ def conv_transpose(ctx: Lowering, node: Node) -> None:
     whole = tuple(max(full[i], window.pads[i][0] + wanted[i]) for i in range(2))
     if any(whole[i] - full[i] >= window.strides[i] for i in range(2)):
         raise Refused("output padding of a whole stride or more")
-    shape = (1, *whole, channels)
+    reached = (1, *whole, channels)
     made = ctx.step(
-        "TRANSPOSE_CONV", (ctx.index(shape), filters, tensor, bias), out, shape, table, padding=VALID, **options
+        "TRANSPOSE_CONV", (ctx.index(reached), filters, tensor, bias), out, reached, table, "float32", padding=VALID, **options
     )
     begin = ctx.index((0, window.pads[0][0], window.pads[1][0], 0))
     ctx.finish("SLICE", (made, begin, ctx.index((1, rows, columns, channels))), out, NHWC, "SliceOptions")
@@ -122,16 +120,12 @@ def _fits(kind: int, size: tuple[int, ...], full: tuple[int, ...], wanted: tuple
         begin = window.pads[i][0]
         if kind == VALID and (begin != 0 or wanted[i] != full[i]):
             return False
-        if kind == SAME and (
-            -(-wanted[i] // window.strides[i]) != size[i] or begin != max(full[i] - wanted[i], 0) // 2
-        ):
+        if kind == SAME and (-(-wanted[i] // window.strides[i]) != size[i] or begin != max(full[i] - wanted[i], 0) // 2):
             return False
     return True
 
 
-def _by_zero_insertion(
-    ctx: Lowering, node: Node, weights: Array, bias: str, window: Window, groups: int
-) -> None:
+def _by_zero_insertion(ctx: Lowering, node: Node, weights: Array, bias: str, window: Window, groups: int) -> None:
     out = node.outputs[0]
     tensor = ctx.read(node.inputs[0], NHWC)
     tensor = _spread(ctx, tensor, window.strides, out)

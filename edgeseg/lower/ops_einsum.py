@@ -23,8 +23,8 @@ class _Letters:
 
 @lowers("Einsum")
 def einsum(ctx: Lowering, node: Node) -> None:
-    """Both sides become (batch, rows, summed) and (batch, columns, summed); the result (batch, rows, columns) is reshaped and is
-    stored in that order of its axes."""
+    """Both sides become (batch, rows, summed) and (batch, columns, summed); the result (batch, rows, columns) is stored in
+    that order of its axes."""
     equation = node.text("equation", "").replace(" ", "")
     terms, arrow, result = equation.partition("->")
     sides = terms.split(",")

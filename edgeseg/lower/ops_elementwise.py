@@ -106,7 +106,7 @@ def plain_binary(ctx: Lowering, node: Node) -> None:
     if divisor is not None and divisor.dtype == np.float32 and np.all(divisor != 0):
         out = node.outputs[0]
         perm = ctx.common_order(node.inputs[:1], ctx.rank(out))
-        reciprocal = ctx.source.add_constant(f"{node.inputs[1]}/reciprocal", (1.0 / divisor).astype(np.float32))
+        reciprocal = ctx.source.add_constant(f"{node.inputs[1]}/reciprocal", np.float32(1) / divisor.astype(np.float32))
         inputs = [ctx.read_broadcast(name, perm) for name in (node.inputs[0], reciprocal)]
         ctx.finish("MUL", inputs, out, perm, "MulOptions", fusedActivationFunction=0)
         return

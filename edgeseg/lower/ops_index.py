@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeseg.lower.context import Lowering, Refused, lowers
-from edgeseg.lower.layout import NHWC, normal_axis, permuted
+from edgeseg.lower.layout import NHWC, identity, normal_axis, permuted
 from edgeseg.lower.source import Node
 
 
@@ -61,10 +61,10 @@ def slice_op(ctx: Lowering, node: Node) -> None:
         return
     # An end before the first element cannot be said as an index: the end mask stands for it.
     mask = sum(1 << position for position, axis in enumerate(perm) if spans[axis].stop < 0)
-    end = ctx.index([max(spans[axis].stop, 0) for axis in perm])
-    step = ctx.index([spans[axis].step for axis in perm])
+    stop = ctx.index([max(spans[axis].stop, 0) for axis in perm])
+    stride = ctx.index([spans[axis].step for axis in perm])
     ctx.finish(
-        "STRIDED_SLICE", (tensor, begin, end, step), out, perm, "StridedSliceOptions",
+        "STRIDED_SLICE", (tensor, begin, stop, stride), out, perm, "StridedSliceOptions",
         beginMask=0, endMask=mask, ellipsisMask=0, newAxisMask=0, shrinkAxisMask=0,
     )  # fmt: skip
 
@@ -98,6 +98,24 @@ def gather(ctx: Lowering, node: Node) -> None:
     ctx.bind(out, result, ctx.reshape(made, permuted(ctx.shape(out), result), out))
 
 
+@lowers("GatherND")
+def gather_nd(ctx: Lowering, node: Node) -> None:
+    """GATHER over the leading axes that the indices address, taken as one axis."""
+    source, out = node.inputs[0], node.outputs[0]
+    if node.integer("batch_dims", 0):
+        raise Refused("batch dimensions")
+    indices = ctx.known(node.inputs[1], "indices").astype(np.int64)
+    shape, count = ctx.shape(source), indices.shape[-1]
+    leading, rest = shape[:count], shape[count:]
+    flat = np.ravel_multi_index(tuple(np.moveaxis(indices % np.asarray(leading), -1, 0)), leading).reshape(-1)
+    tensor = ctx.read(source, identity(len(shape)))
+    tensor = ctx.reshape(tensor, (int(np.prod(leading)), *rest), out)
+    picked = (flat.size, *rest)
+    inputs = (tensor, ctx.index(flat.tolist()))
+    made = ctx.step("GATHER", inputs, out, picked, "GatherOptions", ctx.dtype(out), axis=0, batchDims=0)
+    ctx.bind(out, identity(ctx.rank(out)), ctx.reshape(made, ctx.shape(out), out))
+
+
 @lowers("Pad")
 def pad(ctx: Lowering, node: Node) -> None:
     """PAD, PADV2 or MIRROR_PAD; ``edge`` repeats the border slices; negative paddings cut."""
@@ -117,9 +135,7 @@ def pad(ctx: Lowering, node: Node) -> None:
             raise Refused(f"negative paddings in mode {mode}")
         begin = [max(-first, 0) for first, _ in stored]
         size = [shape[axis] + min(0, a) + min(0, b) for axis, (a, b) in zip(perm, stored, strict=True)]
-        tensor = ctx.step(
-            "SLICE", (tensor, ctx.index(begin), ctx.index(size)), out, size, "SliceOptions", ctx.dtype(source)
-        )
+        tensor = ctx.step("SLICE", (tensor, ctx.index(begin), ctx.index(size)), out, size, "SliceOptions", ctx.dtype(source))
         stored = [(max(a, 0), max(b, 0)) for a, b in stored]
     if not any(max(pair) for pair in stored):
         ctx.bind(out, perm, tensor)
@@ -165,9 +181,7 @@ def _slab(ctx: Lowering, tensor: str, axis: int, start: int, count: int, near: s
     held = ctx.graph.tensors[tensor]
     begin = [start if i == axis else 0 for i in range(len(held.shape))]
     shape = [count if i == axis else item for i, item in enumerate(held.shape)]
-    return ctx.step(
-        "SLICE", (tensor, ctx.index(begin), ctx.index(shape)), near, shape, "SliceOptions", held.dtype
-    )
+    return ctx.step("SLICE", (tensor, ctx.index(begin), ctx.index(shape)), near, shape, "SliceOptions", held.dtype)
 
 
 @lowers("DepthToSpace")
@@ -191,5 +205,3 @@ def space_to_depth(ctx: Lowering, node: Node) -> None:
     tensor = ctx.read(node.inputs[0], NHWC)
     block = node.integer("blocksize", 1)
     ctx.finish("SPACE_TO_DEPTH", (tensor,), node.outputs[0], NHWC, "SpaceToDepthOptions", blockSize=block)
-
-

@@ -83,12 +83,14 @@ def gemm(ctx: Lowering, node: Node) -> None:
     if node.input(2) and addend is None:
         raise Refused("a bias that is not constant")
     weights = weights if node.integer("transB", 0) else weights.T
-    weights = np.ascontiguousarray(weights * np.float32(alpha)).astype(np.float32)
+    weights = np.ascontiguousarray(weights.astype(np.float32) * np.float32(alpha))
     bias = None
     if addend is not None:
         if addend.ndim > 1 and math.prod(addend.shape[:-1]) != 1:
             raise Refused("a bias of two dimensions")
-        vector = np.broadcast_to(addend.reshape(addend.shape[-1:] or (1,)) * np.float32(beta), weights.shape[:1])
+        vector = np.broadcast_to(
+            addend.reshape(addend.shape[-1:] or (1,)).astype(np.float32) * np.float32(beta), weights.shape[:1]
+        )
         bias = ctx.value(np.ascontiguousarray(vector, np.float32), node.inputs[2])
     connect(ctx, left, weights, bias, right, out)
 

@@ -13,10 +13,14 @@ from edgeseg.lower.source import Node
 @lowers("BatchNormalization")
 def batch_norm(ctx: Lowering, node: Node) -> None:
     """MUL and ADD with constants per channel; one that follows a convolution is folded into it before."""
-    source, out = node.inputs[0], node.outputs[0]
-    scale, shift = batch_norm_terms(ctx.known(node.inputs[1], "scale"), *(
-        ctx.known(name, what) for name, what in zip(node.inputs[2:5], ("bias", "mean", "variance"), strict=True)
-    ), node.real("epsilon", 1e-5))  # fmt: skip
+    source = node.inputs[0]
+    scale, shift = batch_norm_terms(
+        ctx.known(node.inputs[1], "scale"),
+        ctx.known(node.inputs[2], "bias"),
+        ctx.known(node.inputs[3], "mean"),
+        ctx.known(node.inputs[4], "variance"),
+        node.real("epsilon", 1e-5),
+    )
     _affine(ctx, ctx.read(source, ctx.order(source)), scale, shift, 1, node)
 
 
@@ -80,7 +84,7 @@ def layer_norm(ctx: Lowering, node: Node) -> None:
     tensor = standardize(ctx, ctx.read(source, perm), over, node.real("epsilon", 1e-5), out)
     terms = [("MUL", node.input(1)), ("ADD", node.input(2))]
     terms = [(kind, name) for kind, name in terms if name]
-    for kind, name in terms:
+    for _, name in terms:
         ctx.known(name, "scale or bias")
     for kind, name in terms[:-1]:
         tensor = apply(ctx, kind, (tensor, ctx.read_broadcast(name, perm)), out)

@@ -110,7 +110,7 @@ def average_pool(ctx: Lowering, node: Node) -> None:
         ctx.finish("AVERAGE_POOL_2D", (tensor,), out, NHWC, table, **_options(window, VALID))
         return
     shape = (1, *ctx.shape(out)[2:], ctx.shape(out)[1])
-    made = ctx.step("AVERAGE_POOL_2D", (tensor,), out, shape, table, **_options(window, VALID))
+    made = ctx.step("AVERAGE_POOL_2D", (tensor,), out, shape, table, "float32", **_options(window, VALID))
     factor = ctx.value(factors[..., np.newaxis].astype(np.float32), f"{out}/border")
     ctx.finish("MUL", (made, factor), out, NHWC, "MulOptions", fusedActivationFunction=0)
 
@@ -138,5 +138,3 @@ def global_pool(ctx: Lowering, node: Node) -> None:
     kind = "MEAN" if node.op == "GlobalAveragePool" else "REDUCE_MAX"
     inputs = (ctx.read(source, perm), ctx.index(sorted(axes)))
     ctx.finish(kind, inputs, node.outputs[0], perm, "ReducerOptions", keepDims=True)
-
-

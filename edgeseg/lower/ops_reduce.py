@@ -83,5 +83,3 @@ def lp_normalization(ctx: Lowering, node: Node) -> None:
     if order == 2:
         below = apply(ctx, "SQRT", (below,), out)
     ctx.finish("DIV", (tensor, below), out, perm, "DivOptions", fusedActivationFunction=0)
-
-

@@ -102,26 +102,23 @@ def _weighted(ctx: Lowering, node: Node, perm: Perm, wanted: list[np.ndarray[tup
     batch, height, width, channels = ctx.graph.tensors[tensor].shape
     rows, columns = len(wanted[0]), len(wanted[1])
     for align, half in _FLAGS:
-        made = [
-            tflite_matrix(a, b, align_corners=align, half_pixel=half) for a, b in ((height, rows), (width, columns))
-        ]
+        made = [tflite_matrix(a, b, align_corners=align, half_pixel=half) for a, b in ((height, rows), (width, columns))]
         if all(np.abs(made[i] - wanted[i]).max() < _CLOSE for i in range(2)):
             inputs = (tensor, ctx.index((rows, columns)))
-            ctx.finish(
-                "RESIZE_BILINEAR", inputs, out, perm, "ResizeBilinearOptions", alignCorners=align, halfPixelCenters=half
-            )
+            ctx.finish("RESIZE_BILINEAR", inputs, out, perm, "ResizeBilinearOptions", alignCorners=align, halfPixelCenters=half)
             return
     if batch != 1:
         raise Refused(f"a batch of {batch}")
-    plain = {"adjX": False, "adjY": False}
     if rows != height or not np.array_equal(wanted[0], np.eye(rows)):
         matrix = ctx.value(wanted[0].astype(np.float32), f"{out}/rows")
         flat = ctx.reshape(tensor, (height, width * channels), out)
-        tensor = ctx.step("BATCH_MATMUL", (matrix, flat), out, (rows, width * channels), "BatchMatMulOptions", **plain)
+        tensor = ctx.step(
+            "BATCH_MATMUL", (matrix, flat), out, (rows, width * channels), "BatchMatMulOptions", adjX=False, adjY=False
+        )
     tensor = ctx.reshape(tensor, (rows, width, channels), out)
     if columns != width or not np.array_equal(wanted[1], np.eye(columns)):
         matrix = ctx.value(wanted[1].astype(np.float32)[np.newaxis], f"{out}/columns")
         shape = (rows, columns, channels)
-        tensor = ctx.step("BATCH_MATMUL", (matrix, tensor), out, shape, "BatchMatMulOptions", **plain)
+        tensor = ctx.step("BATCH_MATMUL", (matrix, tensor), out, shape, "BatchMatMulOptions", adjX=False, adjY=False)
     full = (1, rows, columns, channels)
     ctx.finish("RESHAPE", (tensor, ctx.index(full)), out, perm, "ReshapeOptions", newShape=full)

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgeseg.lower.ops_norm import batch_norm_terms
 from edgeseg.lower.scalar_functions import recognise
-from edgeseg.lower.source import Node, Source
+from edgeseg.lower.source import AttrValue, Node, Source
 
 __all__ = ["rewrite"]
 
@@ -137,8 +137,8 @@ def name_group_norm(source: Source) -> None:
             source.add_constant(f"{last.outputs[0]}/{what}", item)
             for what, item in zip(("scale", "bias"), repeated, strict=True)
         ]
-        attrs = {"num_groups": split[1], "epsilon": norm.real("epsilon", 1e-5)}
-        grouped = Node("GroupNormalization", norm.name, (first.inputs[0], *names), last.outputs, attrs)
+        settings: dict[str, AttrValue] = {"num_groups": split[1], "epsilon": norm.real("epsilon", 1e-5)}
+        grouped = Node("GroupNormalization", norm.name, (first.inputs[0], *names), last.outputs, settings)
         _replace(source, last, grouped)
 
 
@@ -157,15 +157,14 @@ def name_pixel_shuffle(source: Source) -> None:
         if swap is None or first is None or first.op != "Reshape":
             continue
         split, before = source.shapes[first.outputs[0]], source.shapes[first.inputs[0]]
-        for (channel, down, across), axes in _SHUFFLES:
+        for ((channel, down, across), axes), mode in _SHUFFLES.items():
             if len(split) != 6 or len(before) != 4 or swap.integers("perm") != axes:
                 continue
             block = split[down]
             batch, inner, height, width = split[0], split[channel], split[4], split[5]
             fits = block == split[across] and before == (batch, inner * block * block, height, width)
             if fits and source.shapes[last.outputs[0]] == (batch, inner, height * block, width * block):
-                mode = _SHUFFLES[(channel, down, across), axes]
-                attrs = {"blocksize": block, "mode": mode}
+                attrs: dict[str, AttrValue] = {"blocksize": block, "mode": mode}
                 _replace(source, last, Node("DepthToSpace", last.name, first.inputs[:1], last.outputs, attrs))
                 break
 

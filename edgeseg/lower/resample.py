@@ -98,13 +98,15 @@ def onnx_matrix(axis: Axis, how: Sampling) -> Matrix:
         if how.exclude_outside:
             weight = np.where((index >= 0) & (index < axis.before), weight, 0)
         np.add.at(result, (np.arange(axis.after), np.clip(index, 0, axis.before - 1)), weight)
-    return result / result.sum(axis=1, keepdims=True)
+    total: Matrix = result.sum(axis=1, keepdims=True)
+    return result / total
 
 
 def _keys(distance: npt.NDArray[np.float64], a: float) -> npt.NDArray[np.float64]:
-    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    near: Matrix = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
-    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+    weight: Matrix = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+    return weight
 
 
 def tflite_indices(before: int, after: int, *, align_corners: bool, half_pixel: bool) -> Indices:
@@ -113,7 +115,8 @@ def tflite_indices(before: int, after: int, *, align_corners: bool, half_pixel: 
     scale = one(before - 1) / one(after - 1) if align_corners and after > 1 else one(before) / one(after)
     x = (np.arange(after, dtype=one) + one(0.5 if half_pixel else 0.0)) * scale
     index = np.floor(x + one(0.5)) if align_corners else np.floor(x)
-    return np.clip(index, 0, before - 1).astype(np.int64)
+    found: Indices = np.clip(index, 0, before - 1).astype(np.int64)
+    return found
 
 
 def tflite_matrix(before: int, after: int, *, align_corners: bool, half_pixel: bool) -> Matrix:

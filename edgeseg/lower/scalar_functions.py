@@ -22,9 +22,7 @@ Values = npt.NDArray[np.float64]
 _FAR = 600.0
 """The grid ends here: exp does not overflow, and every bound of a known function lies far inside."""
 
-_GRID: Values = np.concatenate(
-    [np.linspace(-12, 12, 961), *(sign * np.geomspace(12, _FAR, 40) for sign in (-1.0, 1.0))]
-)
+_GRID: Values = np.concatenate([np.linspace(-12, 12, 961), *(sign * np.geomspace(12, _FAR, 40) for sign in (-1.0, 1.0))])
 _TOLERANCE = 2e-6
 """Relative to 1 + abs(value): what constants rounded to single precision leave. GELU and its tanh form differ by 5e-4."""
 
@@ -62,7 +60,8 @@ _TWO: dict[str, Callable[[Values, Values], Values]] = {
 
 
 def _tanh_gelu(x: Values) -> Values:
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    values: Values = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return values
 
 
 _KNOWN: tuple[tuple[str, dict[str, AttrValue], Values], ...] = (

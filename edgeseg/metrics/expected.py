@@ -63,7 +63,9 @@ class ExpectedDrop:
 
     def _decide(self, logits: Float32) -> npt.NDArray[np.intp]:
         plane = logits[0].reshape(logits.shape[1], -1)
-        return (plane[0] > self._threshold).astype(np.intp) if plane.shape[0] == 1 else plane.argmax(axis=0)
+        if plane.shape[0] == 1:
+            return (plane[0] > self._threshold).astype(np.intp)
+        return np.asarray(plane.argmax(axis=0), np.intp)
 
 
 def _soft_confusion(truth: Float32, decision: npt.NDArray[np.intp]) -> Float64:

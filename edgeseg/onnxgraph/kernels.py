@@ -61,7 +61,9 @@ def quantized_share(model: onnx.ModelProto) -> QuantizedShare:
         if node.op_type == "Constant":
             continue
         if node.op_type in _CONVERSIONS:
-            conversions += not view.is_constant(node.input[0])
+            maker = view.producers.get(node.input[0])
+            source = maker.input[0] if maker is not None and maker.op_type in _CONVERSIONS else node.input[0]
+            conversions += not view.is_constant(source)
             continue
         work = view.multiply_adds(node)
         total += work

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from edgeseg.onnxgraph.qdq import QdqStyle, tensorrt_places
-from edgeseg.onnxgraph.view import WEIGHTED, GraphView, attribute
+from edgeseg.onnxgraph.qdq import QdqStyle, residual_branch
+from edgeseg.onnxgraph.view import WEIGHTED, GraphView, attribute, text_attribute
 from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan, TensorQuant
 from edgeseg.quantize.ranges import affine, candidates, choose
@@ -140,7 +140,7 @@ def _add_neighbours(view: GraphView, decided: Reasons) -> None:
     kinds = JOINING | SAME_SCALE
     added = {node.output[0] for node in view.nodes if node.op_type in kinds and _can_join(view, node)}
     while True:
-        int8 = added | {op for op, (domain, _) in decided.items() if domain is Domain.INT8}
+        int8 = added | _int8_of(decided)
         lost = {op for op in added if not _surrounded(view, view.producers[op], int8)}
         if not lost:
             break
@@ -151,6 +151,8 @@ def _add_neighbours(view: GraphView, decided: Reasons) -> None:
 
 def _can_join(view: GraphView, node: onnx.NodeProto) -> bool:
     data = node.input if node.op_type in JOINING else node.input[:1]
+    if node.op_type == "Resize" and text_attribute(node, "mode", "nearest") != "nearest":
+        return False  # onnxruntime interpolates in float
     return len(node.output) == 1 and all(view.is_float(name) and not view.is_constant(name) for name in data)
 
 
@@ -168,13 +170,12 @@ def _surrounded(view: GraphView, node: onnx.NodeProto, int8: Collection[str]) ->
 
 def _add_residuals(view: GraphView, decided: Reasons) -> None:
     """TensorRT runs a convolution and the addition behind it as one int8 kernel if the other branch comes quantized."""
+    int8 = _int8_of(decided)
     for node in view.nodes:
-        if node.op_type != "Add" or not _can_join(view, node):
-            continue
-        last = node.input[1 - tensorrt_places(view, node)[0]]
-        maker = view.producers.get(last)
-        if maker is not None and maker.op_type == "Conv" and _is_int8(decided, maker) and _alone(view, maker):
-            decided[node.output[0]] = (Domain.INT8, f"added inside Conv '{maker.output[0]}'; the other branch is quantized")
+        branch = residual_branch(view, node, int8)
+        if branch is not None:
+            taker = node.input[1 - branch]
+            decided[node.output[0]] = (Domain.INT8, f"part of Conv '{taker}', with its other input quantized")
 
 
 def _obstacle(view: GraphView, node: onnx.NodeProto, style: QdqStyle) -> str:
@@ -208,16 +209,19 @@ def _unit_factors(node: onnx.NodeProto) -> bool:
 def _tensors(view: GraphView, decided: Reasons, style: QdqStyle) -> dict[str, None]:
     """Names of the activations that need a scale, in execution order."""
     found: dict[str, None] = {}
+    int8 = _int8_of(decided)
     for node in view.nodes:
         if not _is_int8(decided, node):
             continue
         if style is QdqStyle.TENSORRT:
-            places = tensorrt_places(view, node)
-            read = [node.input[place] for place in places]
+            branch = residual_branch(view, node, int8)
+            read = list(node.input) if branch is None else [node.input[branch]]
             written = []
         else:
             read = [] if node.op_type in FUSED else list(node.input)
-            written = [] if _absorbed(view, decided, node) else [node.output[0]]
+            # Convolutions store int8 only; matrix products can store float32, and then their output needs no rounding.
+            stays = node.op_type in {"Gemm", "MatMul"} or _absorbed(view, decided, node)
+            written = [] if stays else [node.output[0]]
         for name in (*read, *written):
             if name and view.is_float(name) and not view.is_constant(name):
                 found[name] = None
@@ -232,6 +236,10 @@ def _absorbed(view: GraphView, decided: Reasons, node: onnx.NodeProto) -> bool:
 
 def _alone(view: GraphView, node: onnx.NodeProto) -> bool:
     return len(view.consumers.get(node.output[0], [])) == 1 and node.output[0] not in view.outputs
+
+
+def _int8_of(decided: Reasons) -> set[str]:
+    return {op for op, (domain, _) in decided.items() if domain is Domain.INT8}
 
 
 def _is_int8(decided: Reasons, node: onnx.NodeProto) -> bool:

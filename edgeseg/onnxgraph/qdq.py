@@ -7,7 +7,7 @@ operator by itself, wants pairs on the inputs only, zero points 0, int8 only, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from edgeseg.quantize.plan import Domain, QuantPlan, TensorQuant
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["QdqStyle", "insert_qdq", "quantize_weights", "tensorrt_places", "weight_axis"]
+__all__ = ["QdqStyle", "insert_qdq", "quantize_weights", "residual_branch", "weight_axis"]
 
 _LARGEST_BIAS = 2.0**30  # half of int32's range; the accumulator adds the products to it
 _TINY = float(np.finfo(np.float32).tiny)
@@ -114,7 +114,9 @@ class _Writer:
             return False
         if self.style is QdqStyle.ONNXRUNTIME:
             return is_int8 or self._written_int8(name)
-        return is_int8 and place in tensorrt_places(self.view, node)
+        if node.op_type == "Add":
+            return is_int8 and place == residual_branch(self.view, node, self.int8)
+        return is_int8
 
     def _written_int8(self, name: str) -> bool:
         producer = self.view.producers.get(name)
@@ -154,7 +156,16 @@ class _Writer:
         step = float(self.plan.tensors[source.input[0]].scale[0])
         least = np.abs(bias).astype(np.float64).ravel() / (step * _LARGEST_BIAS) if with_bias and bias is not None else 0.0
         levels, scale = quantize_weights(weights.astype(np.float32), axis, least_scale=least)
-        node.input[1] = self._constant_pair(f"{label}_weight", levels, scale, np.zeros(scale.shape, np.int8), axis)
+        zero = np.zeros(scale.shape, np.int8)
+        if self.style is QdqStyle.TENSORRT:
+            # Its parsers before version 10 refuse to dequantize a constant: the weights stay float, with a whole pair.
+            names = (f"{label}_weight_scale", f"{label}_weight_zero_point")
+            self.constants |= {names[0]: scale, names[1]: zero}
+            self._pair_node("QuantizeLinear", source.input[1], f"{label}_weight_quantized", names, axis)
+            self._pair_node("DequantizeLinear", f"{label}_weight_quantized", f"{label}_weight_dequantized", names, axis)
+            node.input[1] = f"{label}_weight_dequantized"
+            return
+        node.input[1] = self._constant_pair(f"{label}_weight", levels, scale, zero, axis)
         if with_bias and bias is not None:
             product = (np.float32(step) * scale).astype(np.float32)
             integers = np.rint(bias.astype(np.float64).ravel() / product).astype(np.int32)
@@ -203,14 +214,28 @@ class _Writer:
         return result
 
 
-def tensorrt_places(view: GraphView, node: onnx.NodeProto) -> tuple[int, ...]:
-    """Which inputs of an int8 operator TensorRT wants through a pair."""
-    if node.op_type != "Add":
-        return tuple(range(len(node.input)))
-    # The branch made last fuses with the addition and must stay as it is; the other one waits for it in int8.
-    order = {name: place for place, made in enumerate(view.nodes) for name in made.output}
-    ages = [order.get(name, -1) for name in node.input]
-    return (0,) if ages[0] < ages[1] else (1,)
+def residual_branch(view: GraphView, node: onnx.NodeProto, int8: Collection[str]) -> int | None:
+    """Which input of an addition TensorRT wants through a pair: the one that is not made by an int8 convolution into which the
+    addition can be fused; of two such convolutions the later one takes the addition. None where there is none.
+
+    Args:
+        int8: first outputs of the operators in int8.
+    """
+    if node.op_type != "Add" or any(not view.is_float(name) or view.is_constant(name) for name in node.input):
+        return None
+    order = {made.output[0]: place for place, made in enumerate(view.nodes)}
+    fusible = [
+        place
+        for place, name in enumerate(node.input)
+        if (maker := view.producers.get(name)) is not None
+        and maker.op_type == "Conv"
+        and maker.output[0] in int8
+        and len(view.consumers[name]) == 1
+        and name not in view.outputs
+    ]
+    if not fusible:
+        return None
+    return 1 - max(fusible, key=lambda place: order[node.input[place]])
 
 
 def _check(view: GraphView, plan: QuantPlan, style: QdqStyle) -> None:

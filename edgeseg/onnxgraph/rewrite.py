@@ -14,9 +14,9 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["fuse_gelu", "rewrite"]
+__all__ = ["lower_opset", "respell_gelu", "rewrite"]
 
-_GELU_OPSET = 20
+_OPSET = 17
 _TOLERANCE = 1e-5  # between a constant in the file and the formula's, both float32
 
 
@@ -25,7 +25,7 @@ def rewrite(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     copy = type(model)()
     copy.CopyFrom(model)
     done: list[str] = []
-    passes: dict[str, Callable[[onnx.ModelProto], int]] = {"GELU written out in several operators": fuse_gelu}
+    passes: dict[str, Callable[[onnx.ModelProto], int]] = {"GELU": respell_gelu, f"form of opset {_OPSET}": lower_opset}
     for what, apply in passes.items():
         count = apply(copy)
         if count:
@@ -71,30 +71,56 @@ class _Links:
         return name, 1.0
 
 
-def fuse_gelu(model: onnx.ModelProto) -> int:
-    """``x * (1 + erf(x / sqrt(2))) / 2``, however the factors are grouped, becomes ``Gelu`` (ONNX opset 20).
+def respell_gelu(model: onnx.ModelProto) -> int:
+    """``x * (1 + erf(x / sqrt(2))) / 2``, however its factors are grouped, and ``Gelu``, as ``(x * a) * (1 + erf(x * b))``.
 
-    TFLite has GELU but no erf. Source of the formula: Hendrycks and Gimpel 2016, arXiv:1606.08415.
+    TFLite has no erf; this is the one spelling that TensorFlow's converter turns into TFLite's GELU. The formula: Hendrycks
+    and Gimpel 2016, arXiv:1606.08415.
     """
-    import onnx
+    from onnx import numpy_helper
 
-    if not _gelus(model.graph):
-        return 0
-    _raise_opset(model, _GELU_OPSET)
     found = _gelus(model.graph)
-    for index, node in enumerate(model.graph.node):
-        if node.output[0] in found:
-            gelu = onnx.helper.make_node("Gelu", [found[node.output[0]]], [node.output[0]], name=node.name)
-            model.graph.node[index].CopyFrom(gelu)
+    if not found:
+        return 0
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        result = node.output[0]
+        if result not in found:
+            nodes.append(node)
+            continue
+        nodes += _written_out_gelu(found[result], result)
+        for name, value in (("half", 0.5), ("scale", math.sqrt(0.5)), ("one", 1.0)):
+            constant = numpy_helper.from_array(np.array(value, np.float32), f"{result}/gelu/{name}")
+            model.graph.initializer.append(constant)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
     _drop_unread(model.graph)
     return len(found)
+
+
+def _written_out_gelu(x: str, result: str) -> list[onnx.NodeProto]:
+    import onnx
+
+    prefix = f"{result}/gelu"
+    steps = [
+        ("Mul", [x, f"{prefix}/half"], f"{prefix}/halved"),
+        ("Mul", [x, f"{prefix}/scale"], f"{prefix}/scaled"),
+        ("Erf", [f"{prefix}/scaled"], f"{prefix}/erf"),
+        ("Add", [f"{prefix}/erf", f"{prefix}/one"], f"{prefix}/shifted"),
+        ("Mul", [f"{prefix}/halved", f"{prefix}/shifted"], result),
+    ]
+    return [onnx.helper.make_node(kind, inputs, [output], name=f"{output}/{kind}") for kind, inputs, output in steps]
 
 
 def _gelus(graph: onnx.GraphProto) -> dict[str, str]:
     """For each GELU, the tensor it gives and the tensor it takes."""
     links = _Links(graph)
     matches = [_match_gelu(links, node) for node in graph.node if node.op_type == "Erf"]
-    return {result: x for x, result in filter(None, matches)}
+    found = {result: x for x, result in filter(None, matches)}
+    for node in graph.node:
+        if node.op_type == "Gelu" and not any(attribute.s == b"tanh" for attribute in node.attribute):
+            found[node.output[0]] = node.input[0]
+    return found
 
 
 def _match_gelu(links: _Links, erf: onnx.NodeProto) -> tuple[str, str] | None:
@@ -149,9 +175,53 @@ def _drop_unread(graph: onnx.GraphProto) -> None:
     graph.node.extend(kept)
 
 
-def _raise_opset(model: onnx.ModelProto, opset: int) -> None:
+# Reductions whose axes moved from an attribute to an input with opset 18.
+_REDUCTIONS = frozenset(
+    f"Reduce{name}" for name in ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare"]
+)
+
+
+def lower_opset(model: onnx.ModelProto) -> int:
+    """Write a graph of a later opset as opset 17, where each of its operators has that form; else leave it as it is.
+
+    onnx2tf 1.28 ignores ``align_corners`` and the other ways of placing samples in a Resize of opset 18 and later.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    current = next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if current.version <= _OPSET:
+        return 0
+    lowered = type(model)()
+    lowered.CopyFrom(model)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in lowered.graph.initializer}
+    for node in lowered.graph.node:
+        if node.op_type in _REDUCTIONS and len(node.input) > 1:
+            axes = constants.get(node.input[1])
+            _drop_attributes(node, {"noop_with_empty_axes": 0})
+            if axes is not None:
+                del node.input[1:]
+                node.attribute.append(onnx.helper.make_attribute("axes", axes.tolist()))
+        elif node.op_type == "Split":
+            _drop_attributes(node, {"num_outputs": len(node.output)})
+        elif node.op_type == "Resize":
+            _drop_attributes(node, {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"})
+    for entry in lowered.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = _OPSET
+    _drop_unread(lowered.graph)
+    try:
+        onnx.checker.check_model(lowered, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+        return 0
+    model.CopyFrom(lowered)
+    return 1
+
+
+def _drop_attributes(node: onnx.NodeProto, defaults: dict[str, int | bytes]) -> None:
+    """Remove attributes that opset 17 does not know, where they only say what it does anyway."""
     import onnx
 
-    current = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if current < opset:
-        model.CopyFrom(onnx.version_converter.convert_version(model, opset))
+    kept = [item for item in node.attribute if defaults.get(item.name) != onnx.helper.get_attribute_value(item)]
+    del node.attribute[:]
+    node.attribute.extend(kept)

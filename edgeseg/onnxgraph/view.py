@@ -17,7 +17,7 @@ from edgeseg.errors import ModelError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["WEIGHTED", "GraphView", "attribute", "load_model", "node_label"]
+__all__ = ["WEIGHTED", "GraphView", "attribute", "load_model", "node_label", "text_attribute"]
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 """The operators whose multiply-adds count."""
@@ -45,6 +45,11 @@ def load_model(path: Path) -> onnx.ModelProto:
 def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
     """An integer attribute of a node."""
     return next((int(a.i) for a in node.attribute if a.name == name), default)
+
+
+def text_attribute(node: onnx.NodeProto, name: str, default: str) -> str:
+    """A string attribute of a node."""
+    return next((a.s.decode() for a in node.attribute if a.name == name), default)
 
 
 def node_label(node: onnx.NodeProto) -> str:

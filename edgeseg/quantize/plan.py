@@ -38,13 +38,18 @@ class TensorQuant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class OpPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One operator's domain. ``op``: name of its first output; ``kind``: its type in the graph's own vocabulary."""
+    """One operator's domain. ``op``: name of its first output; ``kind``: its type in the graph's own vocabulary.
+
+    ``saves_us``: what int8 would save in this operator alone, microseconds, conversions not counted (negative: int8 is slower).
+    ``noise_db``: the int8 noise of its output and weights alone, dB below the network's output. Both where they were measured.
+    """
 
     op: str
     kind: str
     domain: Domain
     why: str = ""
-    region: int = 0
+    saves_us: float | None = None
+    noise_db: float | None = None
 
 
 class QuantPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

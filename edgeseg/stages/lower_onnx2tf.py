@@ -104,7 +104,7 @@ def lower_onnx2tf(graph: Graph, out: Path, *, workdir: Path, time_limit_s: float
             open_tflite(found).close()
         except ModelError as error:
             raise StageError(
-                f"onnx2tf reported success, but {error.message}",
+                f"onnx2tf reported success, but {error.message.replace(str(found), 'its file')}",
                 hint=f"Simplify the operator that is named, or ask for an ONNX target. Its whole log: {workdir / STAGE}.log",
                 stage=STAGE,
             ) from error

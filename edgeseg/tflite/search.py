@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from msgspec import structs
+
 from edgeseg.errors import ModelError
 from edgeseg.quantize.assignment import Choice, Link, assign, cost
 from edgeseg.quantize.observe import Observer
@@ -292,25 +294,20 @@ class _Search:
 
     def _with_reasons(self, plan: QuantPlan) -> QuantPlan:
         """Say of each operator that could run in int8 and does not, what int8 would save and cost."""
+        return structs.replace(plan, ops=tuple(map(self._explained, plan.ops)))
 
-        def reason(op: str, why: str) -> str:
-            one = self._costs.ops[op]
-            if why != "asked to stay float":
-                return why
-            if one.int8_us >= one.float_us:
-                return f"int8 is no faster here: {one.int8_us:.0f} us against {one.float_us:.0f} us in float"
-            harm = self._harm.weights.get(op, 0.0) + self._harm.tensors.get(op, 0.0)
-            cost_text = f" and its noise alone is {-10 * math.log10(harm):.0f} dB" if harm > 0 else ""
-            return f"int8 would save {one.float_us - one.int8_us:.0f} us here, conversions not counted{cost_text}"
-
-        return QuantPlan(
-            target=plan.target,
-            tensors=plan.tensors,
-            ops=tuple(
-                entry if entry.domain is not Domain.FLOAT else _because(entry.op, entry.kind, reason(entry.op, entry.why))
-                for entry in plan.ops
-            ),
-        )
+    def _explained(self, entry: OpPlan) -> OpPlan:
+        if entry.domain is not Domain.FLOAT or entry.why != "asked to stay float":
+            return entry
+        one = self._costs.ops[entry.op]
+        harm = self._harm.weights.get(entry.op, 0.0) + self._harm.tensors.get(entry.op, 0.0)
+        if not math.isfinite(one.int8_us):
+            why, saves = "the runtime refuses it in int8", None
+        else:
+            saves = round(one.float_us - one.int8_us, 1)
+            why = "int8 is no faster here" if saves <= 0 else "its noise or its conversions cost more than int8 saves"
+        noise = round(-10.0 * math.log10(harm), 1) if harm > 0 else None
+        return structs.replace(entry, why=why, saves_us=saves, noise_db=noise)
 
     def _decide(self) -> SearchResult:
         everyone = sorted(self._tried.values(), key=lambda one: one.predicted_us)
@@ -329,10 +326,6 @@ class _Search:
             candidates=tuple(known.get(id(one), one) for one in everyone),
             notes=tuple(self._notes),
         )
-
-
-def _because(op: str, kind: str, why: str) -> OpPlan:
-    return OpPlan(op=op, kind=kind, domain=Domain.FLOAT, why=why)
 
 
 def pareto(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 import numpy as np
 import onnx
-
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from edgeseg.lower import lower_model
@@ -87,9 +86,7 @@ def assert_agreement(
     generator = np.random.default_rng(0)
     initial = {item.name for item in model.graph.initializer}
     feeds: dict[str, Array] = {
-        item.name: generator.uniform(low, high, [dim.dim_value for dim in item.type.tensor_type.shape.dim]).astype(
-            np.float32
-        )
+        item.name: generator.uniform(low, high, [dim.dim_value for dim in item.type.tensor_type.shape.dim]).astype(np.float32)
         for item in model.graph.input
         if item.name not in initial
     }

@@ -84,7 +84,7 @@ class Attention(nn.Module):
 class WindowAttention(nn.Module):
     """Swin's shift, window partition and their reverse, around a linear layer."""
 
-    def __init__(self, channels: int, window: int) -> None:
+    def __init__(self, window: int) -> None:
         super().__init__()
         self.window = window
         self.mix = nn.Linear(window * window, window * window)
@@ -105,8 +105,7 @@ class PyramidPooling(nn.Module):
     def __init__(self, channels: int, sizes: Sequence[int]) -> None:
         super().__init__()
         self.stages = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(size), nn.Conv2d(channels, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
-            for size in sizes
+            nn.Sequential(nn.AdaptiveAvgPool2d(size), nn.Conv2d(channels, 4, 1), nn.BatchNorm2d(4), nn.ReLU()) for size in sizes
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,9 +117,7 @@ class PyramidPooling(nn.Module):
 class Aspp(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(
-            nn.Conv2d(channels, 4, 3, padding=rate, dilation=rate, bias=False) for rate in (1, 2, 4)
-        )
+        self.branches = nn.ModuleList(nn.Conv2d(channels, 4, 3, padding=rate, dilation=rate, bias=False) for rate in (1, 2, 4))
         self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, 4, 1), nn.ReLU())
         self.join = nn.Sequential(nn.Conv2d(16, 8, 1), nn.BatchNorm2d(8), nn.ReLU6())
 
@@ -162,7 +159,7 @@ def l2_attention(x: Tensor, y: Tensor) -> Tensor:
         (SqueezeExcite(6), 0),
         (Attention(6, 1), 0),
         (Attention(6, 2), 4),
-        (WindowAttention(6, 4), 4),
+        (WindowAttention(4), 4),
         (PyramidPooling(6, (1, 2, 4)), 0),
         (Aspp(6), 0),
         (Call(channel_shuffle), 1),

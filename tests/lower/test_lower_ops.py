@@ -148,8 +148,15 @@ def test_parametrised_activations(agree: Agree) -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "kind"),
-    [(0, 6, "RELU6"), (-1, 1, "RELU_N1_TO_1"), (0, 1, "MINIMUM"), (-2, 0.5, "MINIMUM"), (None, 1, "MINIMUM"), (0, None, "RELU")],
-)  # fmt: skip
+    [
+        (0, 6, "RELU6"),
+        (-1, 1, "RELU_N1_TO_1"),
+        (0, 1, "MINIMUM"),
+        (-2, 0.5, "MINIMUM"),
+        (None, 1, "MINIMUM"),
+        (0, None, "RELU"),
+    ],
+)
 def test_clip(agree: Agree, low: float | None, high: float | None, kind: str) -> None:
     bounds = [None if bound is None else np.asarray(bound, np.float32) for bound in (low, high)]
     assert kinds(agree(one_node("Clip", [X4], *bounds), low=-8, high=8))[-1] == kind
@@ -304,7 +311,9 @@ def test_split(agree: Agree, axis: int, sizes: Sequence[int]) -> None:
         ((0,), (100,), (2,), (1,)),
     ],
 )
-def test_slice(agree: Agree, starts: tuple[int, ...], ends: tuple[int, ...], axes: tuple[int, ...], steps: tuple[int, ...]) -> None:
+def test_slice(
+    agree: Agree, starts: tuple[int, ...], ends: tuple[int, ...], axes: tuple[int, ...], steps: tuple[int, ...]
+) -> None:
     agree(one_node("Slice", [X4], ints(*starts), ints(*ends), ints(*axes), ints(*steps)))
 
 
@@ -317,6 +326,11 @@ def test_gather(agree: Agree, axis: int, indices: int | Sequence[int]) -> None:
 def test_gather_with_a_table_of_indices(agree: Agree) -> None:
     agree(one_node("Gather", [X4], np.asarray([[0, 2, 1], [3, 3, 5]]), axis=1))
     agree(one_node("Gather", [(5, 6)], np.asarray([[0, 2], [3, 3]]), axis=0))
+
+
+def test_gather_nd(agree: Agree) -> None:
+    agree(one_node("GatherND", [(7, 9, 6)], np.asarray([[[0, 1], [6, -1]], [[2, 2], [3, 8]]])))
+    agree(one_node("GatherND", [X4], np.asarray([[0, 5], [0, 1]])))
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "edge", "wrap"])
@@ -334,7 +348,9 @@ _RESIZED = [(14, 18), (21, 9), (4, 5), (3, 20)]
 
 
 @pytest.mark.parametrize("size", _RESIZED)
-@pytest.mark.parametrize("coordinates", ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric"])
+@pytest.mark.parametrize(
+    "coordinates", ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric"]
+)
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
 def test_resize_to_a_size(agree: Agree, mode: str, coordinates: str, size: tuple[int, int]) -> None:
     sizes = ints(1, 6, *size)

@@ -35,13 +35,13 @@ def quality(model: onnx.ModelProto, quantized: onnx.ModelProto, **kwargs: int) -
 
 
 def pairs(model: onnx.ModelProto, kind: str = "QuantizeLinear") -> dict[str, tuple[float, int, str]]:
-    """Tensor to scale, zero point and type of the nodes that quantize it."""
+    """Activation to scale, zero point and type of the node that quantizes it."""
     view = GraphView(model)
     found = {}
     for node in view.nodes:
-        if node.op_type == kind:
+        if node.op_type == kind and not view.is_constant(node.input[0]):
             scale, zero = view.constant(node.input[1]), view.constant(node.input[2])
-            found[node.input[0]] = (float(scale), int(zero), str(zero.dtype))
+            found[node.input[0].removesuffix("_float")] = (float(scale), int(zero), str(zero.dtype))
     return found
 
 
@@ -61,7 +61,7 @@ def test_onnxruntime_runs_everything_between_int8_operators_on_integers(tmp_path
     assert kinds["QLinearAdd"] == kinds["QLinearConcat"] == 1
     assert not {"Conv", "FusedConv", "Add", "Relu", "Concat"} & set(kinds)
     assert kinds["QuantizeLinear"] == kinds["DequantizeLinear"] == 1, "only at the input and the output"
-    assert quality(model, quantized) > 30
+    assert quality(model, quantized) > 27
     share = quantized_share(quantized)
     assert share.share == 1
     assert share.others.total() == 0
@@ -73,7 +73,7 @@ def test_onnxruntime_runs_everything_between_int8_operators_on_integers(tmp_path
         "m = MaxPool<kernel_shape=[2,2]>(r)",
         "m = Transpose<perm=[0,1,3,2]>(r)",
         "m = Reshape(r, shape)",
-        'm = Resize<mode="linear", coordinate_transformation_mode="half_pixel">(r, , scales)',
+        'm = Resize<mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric">(r, , scales)',
         "m = DepthToSpace<blocksize=2>(r)",
         "m = AveragePool<kernel_shape=[2,2]>(r)",
         "m = GlobalAveragePool(r)",
@@ -99,6 +99,17 @@ def test_operators_that_stay_between_integers(tmp_path: Path, middle: str) -> No
     assert quality(model, quantized) > 28
 
 
+def test_what_has_no_integer_kernel_stays_float_with_ranges_of_its_own(tmp_path: Path) -> None:
+    model = net(
+        'c = Conv(x, w1) m = Resize<mode="linear", coordinate_transformation_mode="half_pixel">(c, , scales) y = Conv(m, w2)',
+        {"w1": filters(8, 3), "w2": filters(4, 8, 1, seed=1), "scales": np.float32([1, 1, 2, 2])},
+    )
+    plan = planned(model, tmp_path)
+    assert plan.domain_of("m") is Domain.FLOAT
+    assert plan.tensors["m"].scale < plan.tensors["c"].scale
+    assert quality(model, insert_qdq(model, plan, style=ORT)) > 30
+
+
 def test_every_weighted_kind_has_an_integer_kernel(tmp_path: Path) -> None:
     model = net(
         "c = Conv<group=4>(x, w1, b1) f = Flatten(c) g = Gemm<transB=1>(f, w2, b2) h = Gemm(g, w3) y = MatMul(h, w4)",
@@ -117,7 +128,7 @@ def test_every_weighted_kind_has_an_integer_kernel(tmp_path: Path) -> None:
     assert kinds["QLinearConv"] == 1
     assert kinds["QGemm"] == 2
     assert kinds["QLinearMatMul"] == 1
-    assert quality(model, quantized, channels=4) > 30
+    assert quality(model, quantized, channels=4) > 23
 
 
 def test_weights_are_int8_per_output_channel() -> None:

@@ -1,0 +1,73 @@
+"""Pictures of decisions: the image, the truth and what each file says, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from edgeseg.session import UInt8
+from edgeseg.spec import ClassesSpec
+
+__all__ = ["Panel", "class_colors", "colorize", "difference", "write_strip"]
+
+Labels = npt.NDArray[np.int16]
+
+_GAP = 6
+_CAPTION = 16
+_STRENGTH = 0.6  # of the class colour over the image
+_UNCOUNTED = (40, 40, 40)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """``pixels``: uint8 (H, W, 3), RGB."""
+
+    caption: str
+    pixels: UInt8
+
+
+def class_colors(classes: ClassesSpec, channels: int) -> UInt8:
+    """uint8 (channels, 3): the spec's palette, or colours evenly spread in hue; channels without a name are black."""
+    named = np.asarray(classes.palette, np.uint8) if classes.palette else _spread(len(classes.names))
+    colors = np.zeros((max(channels, len(named)), 3), np.uint8)
+    colors[: len(named)] = named
+    return colors
+
+
+def _spread(count: int) -> UInt8:
+    hues = Image.new("HSV", (count, 1))
+    hues.putdata([(round(255 * index / count), 170, 230) for index in range(count)])
+    return np.asarray(hues.convert("RGB"), np.uint8).reshape(count, 3)
+
+
+def colorize(image: UInt8, labels: Labels, colors: UInt8) -> UInt8:
+    """The image under its classes' colours. Labels int16 (H, W); -1 (not counted) is shown dark."""
+    shown = colors[np.maximum(labels, 0)].astype(np.float32)
+    shown[labels < 0] = _UNCOUNTED
+    mixed = (1 - _STRENGTH) * image.astype(np.float32) + _STRENGTH * shown
+    return np.asarray(np.rint(mixed), np.uint8)
+
+
+def difference(image: UInt8, before: Labels, after: Labels) -> UInt8:
+    """The image in grey, red where two decisions differ."""
+    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2) * 0.6 + 60
+    grey[before != after] = (220, 30, 30)
+    return np.asarray(grey, np.uint8)
+
+
+def write_strip(path: Path, panels: Sequence[Panel]) -> None:
+    """Panels from left to right with their captions, as a PNG."""
+    height, width = panels[0].pixels.shape[:2]
+    sheet = Image.new("RGB", (len(panels) * (width + _GAP) + _GAP, height + _CAPTION + 2 * _GAP), (255, 255, 255))
+    draw = ImageDraw.Draw(sheet)
+    for index, panel in enumerate(panels):
+        left = _GAP + index * (width + _GAP)
+        draw.text((left, 3), panel.caption, fill=(20, 20, 20))
+        sheet.paste(Image.fromarray(np.ascontiguousarray(panel.pixels)), (left, _CAPTION + _GAP))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)

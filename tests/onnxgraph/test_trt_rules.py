@@ -1,0 +1,157 @@
+"""The checker against files that break one rule each, and against what edgeseg itself writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from onnx_nets import filters, images, net, residual, vector
+
+from edgeseg.onnxgraph.planning import initial_plan, quantized_tensors
+from edgeseg.onnxgraph.qdq import QdqStyle, insert_qdq
+from edgeseg.onnxgraph.statistics import collect
+from edgeseg.onnxgraph.trt_rules import REFUSED, Rule, check_trt
+
+PAIRS = {
+    "s": np.float32(0.02),
+    "z": np.int8(0),
+    "ws": np.full(8, 0.01, np.float32),
+    "wz": np.zeros(8, np.int8),
+    "w": filters(8, 3),
+    "b": vector(8),
+}
+INPUT = "xq = QuantizeLinear(x, s, z) xd = DequantizeLinear(xq, s, z)"
+WEIGHTS = "wq = QuantizeLinear<axis=0>(w, ws, wz) wd = DequantizeLinear<axis=0>(wq, ws, wz)"
+GOOD = f"{INPUT} {WEIGHTS} y = Conv(xd, wd, b)"
+CONV = GOOD.replace("y =", "c =")
+OUTPUT = "cq = QuantizeLinear(c, s, z) cd = DequantizeLinear(cq, s, z)"
+
+
+def rules(model: onnx.ModelProto, **kwargs: int) -> list[Rule]:
+    return [finding.rule for finding in check_trt(model, **kwargs)]
+
+
+def quantized(model: onnx.ModelProto, tmp_path: Path, style: QdqStyle) -> onnx.ModelProto:
+    path = tmp_path / "float.onnx"
+    onnx.save_model(model, str(path))
+    observers = collect(path, images(4), tensors=quantized_tensors(model, style=style))
+    return insert_qdq(model, initial_plan(model, observers, style=style), style=style)
+
+
+def test_a_good_file_has_no_findings() -> None:
+    assert check_trt(net(GOOD, PAIRS)) == ()
+
+
+@pytest.mark.parametrize(
+    ("rule", "body", "changed"),
+    [
+        (Rule.ZERO_POINT, GOOD, {"z": np.int8(3)}),
+        (Rule.ELEMENT_TYPE, GOOD, {"z": np.uint8(0)}),
+        (Rule.SCALE, GOOD, {"s": np.float32(0)}),
+        (Rule.SCALE, f"t = Abs(s) {GOOD.replace('(x, s, z)', '(x, t, z)')}", {}),
+        (Rule.PER_TENSOR_WEIGHTS, GOOD, {"ws": np.float32(0.01), "wz": np.int8(0)}),
+        (Rule.WEIGHT_AXIS, GOOD.replace("axis=0", "axis=1"), {"ws": np.full(3, 0.01, np.float32), "wz": np.zeros(3, np.int8)}),
+        (
+            Rule.PER_CHANNEL_ACTIVATION,
+            GOOD.replace("Linear(x", "Linear<axis=1>(x"),
+            {"s": np.full(3, 0.02, np.float32), "z": np.zeros(3, np.int8)},
+        ),
+        (
+            Rule.QUANTIZED_BIAS,
+            f"{INPUT} {WEIGHTS} bd = DequantizeLinear<axis=0>(b, ws, bz) y = Conv(xd, wd, bd)",
+            {"b": np.arange(8, dtype=np.int32), "bz": np.zeros(8, np.int32)},
+        ),
+        (Rule.BROKEN_PAIR, GOOD.replace("DequantizeLinear(xq, s, z)", "DequantizeLinear(xq, s2, z)"), {"s2": np.float32(0.03)}),
+        (Rule.BROKEN_PAIR, f"{GOOD} m = MaxPool<kernel_shape=[2,2]>(xq)", {}),
+        (Rule.HALF_QUANTIZED, f"{INPUT} y = Conv(xd, w, b)", {}),
+        (Rule.HALF_QUANTIZED, f"{WEIGHTS} y = Conv(x, wd, b)", {}),
+        (Rule.QUANTIZED_OUTPUT, f"{CONV} {OUTPUT} y = Relu(cd)", {}),
+        (Rule.QUANTIZED_OUTPUT, f"{CONV} cq = QuantizeLinear(c, s, z) y = DequantizeLinear(cq, s, z)", {}),
+        (Rule.FLOAT_READER, f"{CONV} e = Exp(xd) k = ReduceMean(e) y = Add(c, k)", {}),
+        (
+            Rule.RESIDUAL,
+            f"{CONV} {OUTPUT} r = Relu(c)"
+            " rq = QuantizeLinear(r, s, z) rd = DequantizeLinear(rq, s, z) y = Add(cd, rd)",
+            {},
+        ),
+        (Rule.RESIDUAL, f"{CONV} e = ReduceMean(x) y = Add(c, e)", {}),
+        (Rule.INTEGER_OPERATOR, f"{GOOD} i = ConvInteger(xq, wq)", {}),
+        (Rule.NOTHING_QUANTIZED, "y = Conv(x, w, b)", {}),
+    ],
+)  # fmt: skip
+def test_a_broken_rule_is_named(rule: Rule, body: str, changed: dict[str, np.ndarray]) -> None:
+    assert rule in rules(net(body, PAIRS | changed))
+
+
+def test_a_quantized_transposed_convolution() -> None:
+    body = f"{INPUT} {WEIGHTS.replace('axis=0', 'axis=1')} y = ConvTranspose<strides=[2,2]>(xd, wd, b)"
+    assert rules(net(body, PAIRS | {"w": filters(3, 8, 2)})) == [Rule.TRANSPOSED]
+    wrong = body.replace("axis=1", "axis=0")
+    scales = {"w": filters(3, 8, 2), "ws": np.full(3, 0.01, np.float32), "wz": np.zeros(3, np.int8)}
+    assert Rule.WEIGHT_AXIS in rules(net(wrong, PAIRS | scales))
+
+
+def test_opsets() -> None:
+    model = net(GOOD, PAIRS)
+    model.opset_import[0].version = 19
+    assert rules(model) == [Rule.OPSET]
+    assert rules(model, max_opset=20) == []
+    model.opset_import[0].version = 11
+    assert Rule.OPSET in rules(model)
+
+
+def test_operators_of_a_runtimes_own_domain() -> None:
+    model = net(GOOD, PAIRS)
+    model.graph.node.append(helper.make_node("FusedConv", ["x", "w"], ["extra"], domain="com.microsoft"))
+    assert rules(model) == [Rule.FOREIGN_DOMAIN]
+
+
+def test_findings_name_the_node_and_the_remedy() -> None:
+    finding = check_trt(net(GOOD, PAIRS | {"z": np.uint8(7)}))[0]
+    assert "QuantizeLinear 'n0'" in finding.node
+    assert "int8" in finding.remedy
+    assert finding.refused
+    assert Rule.RESIDUAL not in REFUSED
+
+
+def test_onnxruntimes_own_style_is_refused(tmp_path: Path) -> None:
+    found = set(rules(quantized(residual(), tmp_path, QdqStyle.ONNXRUNTIME)))
+    assert {Rule.ZERO_POINT, Rule.ELEMENT_TYPE, Rule.QUANTIZED_BIAS} <= found
+
+
+BLOCKS: dict[str, Callable[[], onnx.ModelProto]] = {
+    "residual": residual,
+    "two convolutions added": lambda: net(
+        "a = Conv<pads=[1,1,1,1]>(x, w) b = Conv<pads=[1,1,1,1]>(x, w) s = Add(a, b) t = Add(s, a) y = Conv<pads=[1,1,1,1]>(t, w)",
+        {"w": filters(3, 3)},
+    ),
+    "the older branch is the convolution": lambda: net(
+        "a = Conv<pads=[1,1,1,1]>(x, w) r = Tanh(x) s = Add(r, a) y = Conv(s, w)", {"w": filters(3, 3)}
+    ),
+    "linear layers": lambda: net(
+        "f = Flatten(x) g = Gemm<transB=1>(f, w1, b1) r = Relu(g) m = MatMul(r, w2) y = Add(m, b2)",
+        {"w1": vector(6 * 768).reshape(6, 768), "b1": vector(6), "w2": vector(30, 2).reshape(6, 5), "b2": vector(5)},
+    ),
+    "transposed": lambda: net(
+        "a = Conv(x, w1) r = Relu(a) t = ConvTranspose<strides=[2,2]>(r, w2) y = Conv(t, w1)",
+        {"w1": filters(3, 3), "w2": filters(3, 3, 2)},
+    ),
+}
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_what_edgeseg_writes_for_tensorrt_passes(block: str, tmp_path: Path) -> None:
+    made = quantized(BLOCKS[block](), tmp_path, QdqStyle.TENSORRT)
+    assert [(finding.node, finding.message) for finding in check_trt(made)] == []
+
+
+def test_scales_read_from_constant_nodes_count() -> None:
+    model = net(GOOD, {name: value for name, value in PAIRS.items() if name != "s"} | {"s": PAIRS["s"]})
+    tensor = next(t for t in model.graph.initializer if t.name == "s")
+    model.graph.initializer.remove(tensor)
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["s"], value=numpy_helper.from_array(np.float32(0.02))))
+    assert check_trt(model) == ()
