@@ -8,7 +8,7 @@ from pathlib import Path
 from edgeseg.artifact import Artifact, load_artifact
 from edgeseg.compiling import CompileOptions, CompileResult, run_compile
 from edgeseg.data.pairs import open_evaluation
-from edgeseg.errors import UsageError
+from edgeseg.errors import ModelError, UsageError
 from edgeseg.evaluation import EvaluationResult, evaluate_sessions
 from edgeseg.spec import ModelSpec, Target
 from edgeseg.subject import LoadOptions, Subject, open_subject, reference_of, resolve_spec
@@ -38,6 +38,8 @@ def compile_model(
         EdgesegError: see ``edgeseg.errors`` for the tree and the exit codes.
     """
     path = Path(model)
+    if not path.exists():
+        raise ModelError(f"There is no file '{path}'.", hint="Check the path.")
     found, base = resolve_spec(path, Path(spec) if isinstance(spec, str) else spec)
     return run_compile(path, _target(target), found, base, options or CompileOptions())
 

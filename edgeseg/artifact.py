@@ -12,7 +12,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,6 +47,8 @@ __all__ = [
 ]
 
 MANIFEST_SCHEMA = 1
+
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -225,9 +229,14 @@ def _cannot_write(destination: Path, error: OSError) -> OutputError:
 
 
 def _sweep(destination: Path) -> None:
-    for stale in destination.parent.glob(f".{destination.name}.partial-*"):
-        pid = stale.name.rpartition("-")[2]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+    """Remove what processes that were killed left beside ``destination``."""
+    for stale in destination.parent.iterdir():
+        left_by = re.fullmatch(rf"\.{re.escape(destination.name)}\.(partial|old)-(\d+)", stale.name)
+        if left_by is None or psutil.pid_exists(int(left_by[2])):
+            continue
+        if left_by[1] == "old" and not destination.exists():
+            stale.rename(destination)  # killed between the two renames of ``install``
+        else:
             shutil.rmtree(stale, ignore_errors=True)
 
 
@@ -235,21 +244,34 @@ def check_replaceable(destination: Path) -> None:
     """Refuse to overwrite anything that is not an artifact, before any work is done.
 
     Raises:
-        OutputError: ``destination`` exists and is neither an empty folder nor an artifact.
+        OutputError: ``destination`` exists and is neither an empty folder nor an artifact, or it is the current folder.
     """
-    if not destination.exists():
-        return
-    if destination.is_dir() and ((destination / "manifest.json").is_file() or not any(destination.iterdir())):
-        return
-    raise OutputError(
-        f"'{destination}' exists and is not an artifact, so it is not overwritten.",
-        hint="Choose another place with --output, or remove it yourself.",
-    )
+    try:
+        if not destination.exists():
+            return
+        is_artifact = destination.is_dir() and ((destination / "manifest.json").is_file() or not any(destination.iterdir()))
+    except OSError as error:
+        raise _cannot_write(destination, error) from error
+    if not is_artifact:
+        raise OutputError(
+            f"'{destination}' exists and is not an artifact, so it is not overwritten.",
+            hint="Choose another place with --output, or remove it yourself.",
+        )
+    if Path.cwd().is_relative_to(destination.resolve()):
+        raise OutputError(
+            f"'{destination}' is the current folder or above it, which cannot be replaced.",
+            hint="Name a folder inside it: --output result",
+        )
 
 
 def install(work: Path, destination: Path, manifest: Manifest) -> Artifact:
     """Write the manifest into ``work`` and move the whole folder to ``destination`` by renaming, so that no moment shows half
-    an artifact; an older artifact there is replaced."""
+    an artifact; an older artifact there is replaced. Of two compiles at once the later one stays.
+
+    Raises:
+        OutputError: ``destination`` holds something else by now.
+        OSError: the disk is full or the place cannot be written; ``destination`` is as before.
+    """
     check_replaceable(destination)
     target = work / "manifest.json"
     target.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
@@ -257,8 +279,18 @@ def install(work: Path, destination: Path, manifest: Manifest) -> Artifact:
         with member.open("rb") as stream:
             os.fsync(stream.fileno())
     old = destination.parent / f".{destination.name}.old-{os.getpid()}"
-    if destination.exists():
-        destination.rename(old)
-    work.rename(destination)
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            destination.rename(old)
+        try:
+            work.rename(destination)
+            break
+        except OSError as error:
+            if error.errno in _TAKEN:  # another compile put its artifact there between the two renames: replace that one too
+                shutil.rmtree(old, ignore_errors=True)
+                continue
+            if old.exists():
+                old.rename(destination)
+            raise
     shutil.rmtree(old, ignore_errors=True)
     return Artifact(destination, manifest)

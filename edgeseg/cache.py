@@ -10,17 +10,20 @@ import contextlib
 import hashlib
 import os
 import shutil
+import sys
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import metadata, util
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import msgspec
 import platformdirs
 
 from edgeseg.artifact import Artifact, load_artifact
-from edgeseg.errors import ArtifactError
+from edgeseg.errors import ArtifactError, OutputError
+from edgeseg.graph import digest_file
 
-__all__ = ["Cache", "CacheKey", "default_cache_root", "tool_versions"]
+__all__ = ["Cache", "CacheKey", "code_digest", "default_cache_root", "tool_versions"]
 
 _TOOLS = (
     "edgeseg",
@@ -67,9 +70,30 @@ class CacheKey(msgspec.Struct, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
 
 
+def code_digest(factory: str) -> str | None:
+    """Digest of the code behind ``package.module:function``, without running it: every Python file of its top-level package,
+    or of the folder that its module lies in. None where the code cannot be found.
+
+    What that code imports from other packages is not covered.
+    """
+    top = factory.partition(":")[0].partition(".")[0]
+    # The current folder comes first, as when the factory is imported; editable installs have finders of their own.
+    found = PathFinder.find_spec(top, [str(Path.cwd()), *sys.path]) or util.find_spec(top)
+    if found is None:
+        return None
+    if found.submodule_search_locations:
+        files = [path for folder in found.submodule_search_locations for path in Path(folder).rglob("*.py")]
+    elif found.origin is not None and Path(found.origin).is_file():
+        files = list(Path(found.origin).parent.glob("*.py"))
+    else:
+        return None
+    return hashlib.sha256("\n".join(f"{path} {digest_file(path)}" for path in sorted(files)).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Cache:
-    """A folder of artifacts by key."""
+    """A folder of artifacts by key (``artifacts``), of measured kernel times (``probe``) and of the logs of compiles that
+    failed (``logs``)."""
 
     root: Path
 
@@ -86,7 +110,11 @@ class Cache:
             return None
 
     def store(self, key: CacheKey, artifact: Artifact) -> None:
-        """Copy ``artifact`` into the cache. Does nothing when the key is there already."""
+        """Copy ``artifact`` into the cache. Does nothing when the key is there already.
+
+        Raises:
+            OSError: the cache cannot be written.
+        """
         entry = self.root / "artifacts" / key.digest
         if entry.is_dir():
             return
@@ -104,11 +132,30 @@ class Cache:
             shutil.rmtree(partial, ignore_errors=True)
 
     def clear(self) -> int:
-        """Remove every entry. Returns the bytes freed."""
+        """Remove everything that edgeseg put there, and nothing else. Returns the bytes freed.
+
+        Raises:
+            OutputError: something cannot be removed.
+        """
         freed = self.size()
-        shutil.rmtree(self.root, ignore_errors=True)
+        try:
+            for folder in self._folders():
+                shutil.rmtree(folder)
+        except OSError as error:
+            raise OutputError(
+                f"The cache {self.root} could not be cleared: {error.strerror} ({error.filename}).",
+                hint="Check the folder's permissions, and that no compile is running.",
+            ) from error
         return freed
 
     def size(self) -> int:
         """Bytes held."""
-        return sum(member.stat().st_size for member in self.root.rglob("*") if member.is_file())
+        total = 0
+        for folder in self._folders():
+            for member in folder.rglob("*"):
+                with contextlib.suppress(FileNotFoundError):  # another process may be clearing it
+                    total += member.stat().st_size if member.is_file() else 0
+        return total
+
+    def _folders(self) -> list[Path]:
+        return [folder for folder in (self.root / "artifacts", self.root / "probe", self.root / "logs") if folder.is_dir()]

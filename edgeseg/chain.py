@@ -32,7 +32,7 @@ class ChainOptions:
     calibration: CalibrationSet
     io: IoType
     lowering: str = "auto"
-    time_limit_s: float = 900.0
+    lowering_limit_s: float = 900.0
     plan: Path | None = None
     policy: str = "auto"
     effort: str = "normal"
@@ -85,7 +85,7 @@ class _Lower:
 
         assert graph is not None
         return lower_tflite(
-            graph, work / "float.tflite", route=self.options.lowering, work=work, time_limit_s=self.options.time_limit_s
+            graph, work / "float.tflite", route=self.options.lowering, work=work, time_limit_s=self.options.lowering_limit_s
         )
 
 

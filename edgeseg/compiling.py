@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,18 +25,20 @@ from edgeseg.artifact import (
     install,
     staging,
 )
-from edgeseg.cache import Cache, CacheKey, default_cache_root, tool_versions
+from edgeseg.cache import Cache, CacheKey, code_digest, default_cache_root, tool_versions
 from edgeseg.chain import ChainOptions, build_chain, floors
 from edgeseg.data.calibration import CalibrationSet, open_calibration
+from edgeseg.errors import StageError
 from edgeseg.graph import Format, Graph, digest_file
 from edgeseg.model import Model, ModelKind, load_model
+from edgeseg.outputs import logits_layout
 from edgeseg.pipeline import Pipeline
 from edgeseg.preprocess import raw_threshold
 from edgeseg.session import Session, SessionInfo
 from edgeseg.spec import IoType, ModelSpec, Target
 from edgeseg.stages.check import AgreementCheck
 
-__all__ = ["CompileOptions", "CompileResult", "open_graph", "open_reference", "run_compile"]
+__all__ = ["CompileOptions", "CompileResult", "open_foreign", "open_graph", "open_reference", "run_compile"]
 
 _CHECK_IMAGES = 8
 log = logging.getLogger("edgeseg")
@@ -54,7 +57,7 @@ class CompileOptions:
         trust_pickle: run the code inside a pickled model file. Never implied by anything else.
         output_name: which of several outputs holds the logits.
         lowering: ``auto``, ``direct`` or ``onnx2tf``: how the ONNX graph becomes a TFLite graph.
-        time_limit_s: for each stage that runs in a process of its own, seconds.
+        lowering_limit_s: longest run of onnx2tf, seconds.
         use_cache: give the artifact back without work when nothing has changed.
         plan: an edited ``quantization.json`` to carry out.
         policy: ``auto`` (measure), ``full`` (everything that has an INT8 kernel) or ``float-ops=KIND,...``.
@@ -72,7 +75,7 @@ class CompileOptions:
     trust_pickle: bool = False
     output_name: str | None = None
     lowering: str = "auto"
-    time_limit_s: float = 900.0
+    lowering_limit_s: float = 900.0
     use_cache: bool = True
     plan: Path | None = None
     policy: str = "auto"
@@ -102,12 +105,36 @@ def open_graph(graph: Graph, *, threads: int = 1) -> Session:
     return open_tflite(graph.path, threads=threads, pixels=graph.pixels)
 
 
+def open_foreign(
+    path: Path, form: Format, spec: ModelSpec, *, threads: int = 1, pixels: bool = False, output_name: str | None = None
+) -> Session:
+    """A Session over a .tflite or .onnx file that edgeseg did not write: several outputs and other layouts are possible.
+
+    Raises:
+        ModelError: the runtime refuses the file, or its logits cannot be told from its other outputs.
+        SpecError: its output does not fit the spec.
+    """
+    if form is Format.TFLITE:
+        from edgeseg.targets.tflite import open_tflite
+
+        return open_tflite(path, threads=threads, pixels=pixels, output_name=output_name)
+    from edgeseg.targets.onnx import open_onnx
+
+    layout = spec.input.layout
+    session = open_onnx(
+        path, threads=threads, pixels=pixels, input_layout=layout, output_layout=layout, output_name=output_name
+    )
+    shape = session.info.outputs[0].shape
+    if min(shape) < 1 or (found := logits_layout(shape, spec, what=str(path))) is layout:
+        return session
+    session.close()
+    return open_onnx(path, threads=threads, pixels=pixels, input_layout=layout, output_layout=found, output_name=output_name)
+
+
 def open_reference(model: Model, spec: ModelSpec, *, threads: int = 1) -> Session:
     """A Session over the model itself: PyTorch, or onnxruntime where the starting point is an ONNX file."""
     if model.kind is ModelKind.ONNX:
-        from edgeseg.targets.onnx import open_onnx
-
-        return open_onnx(model.path, threads=threads)
+        return open_foreign(model.path, Format.ONNX, spec, threads=threads, output_name=model.output_name)
     from edgeseg.targets.torch_ref import open_torch
 
     return open_torch(model, spec, threads=threads)
@@ -126,16 +153,19 @@ def run_compile(model_path: Path, target: Target, spec: ModelSpec, base: Path, o
     cache = Cache(default_cache_root())
     key = _key(model_path, target, spec, calibration, options) if options.use_cache else None
     if key is not None and (found := cache.find(key)) is not None:
-        return CompileResult(_from_cache(found, destination), cached=True)
+        return CompileResult(_from_cache(found, model_path, base, options, destination), cached=True)
     output_name = options.output_name or spec.output.name
     model = load_model(model_path, factory=options.factory, trust_pickle=options.trust_pickle, output_name=output_name)
-    with staging(destination) as work, _logging_to(work / "compile.log"):
+    with staging(destination) as work, _logs_kept(work, destination.name), _logging_to(work / "compile.log"):
         log.info("compile %s for %s", model_path, target.value)
         pipeline, graph, product = _run_chain(model, target, spec, calibration, options, work)
         manifest = _manifest(model, target, spec, base, calibration, options, pipeline, graph, product)
         artifact = install(product, destination, manifest)
     if key is not None:
-        cache.store(key, artifact)
+        try:
+            cache.store(key, artifact)
+        except OSError as error:
+            log.warning("The artifact is complete, but the cache %s cannot be written: %s", cache.root, error.strerror)
     return CompileResult(artifact, cached=False)
 
 
@@ -162,7 +192,7 @@ def _run_chain(
         calibration=calibration,
         io=options.io,
         lowering=options.lowering,
-        time_limit_s=options.time_limit_s,
+        lowering_limit_s=options.lowering_limit_s,
         plan=options.plan,
         policy=options.policy,
         effort=options.effort,
@@ -254,12 +284,16 @@ def _settings(target: Target, options: CompileOptions) -> dict[str, str]:
 def _key(
     model_path: Path, target: Target, spec: ModelSpec, calibration: CalibrationSet, options: CompileOptions
 ) -> CacheKey | None:
-    """The cache key, or nothing where the model's file is not there (loading it says so better)."""
-    if not model_path.is_file():
+    """The cache key, or nothing where the file cannot be read (loading it says so better) or part of the model is code outside
+    it that cannot be told from older code."""
+    if not model_path.is_file() or options.trust_pickle:
+        return None
+    code = code_digest(options.factory) if options.factory else ""
+    if code is None:
         return None
     return CacheKey(
         source=digest_file(model_path),
-        factory=_factory_digest(options.factory),
+        factory=f"{options.factory} {code}" if options.factory else "",
         spec=msgspec.json.encode(spec).decode(),
         calibration=calibration.digest,
         settings=_settings(target, options),
@@ -267,27 +301,36 @@ def _key(
     )
 
 
-def _factory_digest(factory: str | None) -> str:
-    """The factory's name and the digest of its module's source, so that editing the architecture makes a new key."""
-    if not factory:
-        return ""
-    from importlib.util import find_spec
-
-    try:
-        found = find_spec(factory.partition(":")[0])
-    except (ImportError, ValueError):
-        found = None
-    origin = Path(found.origin) if found and found.origin else None
-    return f"{factory} {digest_file(origin) if origin and origin.is_file() else ''}"
-
-
-def _from_cache(found: Artifact, destination: Path) -> Artifact:
-    import shutil
-
+def _from_cache(found: Artifact, model_path: Path, base: Path, options: CompileOptions, destination: Path) -> Artifact:
+    """A copy of the cached artifact that names the model, the folder and the command of this compile."""
+    source = msgspec.structs.replace(
+        found.manifest.source, file=model_path.name, path=str(model_path.resolve()), base=str(base.resolve())
+    )
+    manifest = msgspec.structs.replace(
+        found.manifest, name=model_path.stem, source=source, command=options.command or tuple(sys.argv)
+    )
     with staging(destination) as work:
         product = work / "artifact"
         shutil.copytree(found.path, product, ignore=shutil.ignore_patterns("manifest.json"))
-        return install(product, destination, found.manifest)
+        return install(product, destination, manifest)
+
+
+@contextmanager
+def _logs_kept(work: Path, name: str) -> Iterator[None]:
+    """When a stage fails, its log goes from ``work``, which is about to be removed, to the cache; the error says where."""
+    try:
+        yield
+    except StageError as error:
+        folder = default_cache_root() / "logs"
+        for written in work.rglob("*.log"):
+            kept = folder / f"{name}-{written.name}"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(written, kept)
+                error.hint = error.hint.replace(str(written), str(kept))
+            except OSError:
+                error.hint = f"Its log could not be kept in {folder}; name another folder with EDGESEG_CACHE."
+        raise
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from importlib import metadata, util
 
@@ -51,10 +52,21 @@ def requirements() -> tuple[Requirement, ...]:
     """Every package beyond the core, with the command that installs it."""
     found = []
     for module, distribution, extra, purpose in _PACKAGES:
-        version = metadata.version(distribution) if util.find_spec(module) is not None else None
+        version = _version(module, distribution)
         install = f"pip install 'edgeseg[{extra}]'" if extra else "pip install edgeseg"
         found.append(Requirement(package=distribution, version=version, needed_for=purpose, install=install))
     return tuple(found)
+
+
+def _version(module: str, distribution: str) -> str | None:
+    if util.find_spec(module) is None:
+        return None
+    # The same module comes in several distributions: onnxruntime in onnxruntime-gpu, tensorflow in tensorflow-cpu.
+    names = [distribution, *metadata.packages_distributions().get(module, [])]
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return "unknown"
 
 
 def target_statuses() -> tuple[TargetStatus, ...]:

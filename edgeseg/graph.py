@@ -13,6 +13,7 @@ __all__ = ["Format", "Graph", "digest_file"]
 class Format(StrEnum):
     ONNX = "onnx"
     TFLITE = "tflite"
+    ENGINE = "engine"
 
 
 def digest_file(path: Path) -> str:

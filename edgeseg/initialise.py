@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from fractions import Fraction
@@ -121,7 +122,8 @@ def write_spec(path: Path, spec: ModelSpec, *, force: bool) -> None:
             f"Could not write '{path}': {error.strerror or error}.", hint="Choose another place with --output."
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def _shape(text: str | None) -> tuple[int, int, int, int] | None:

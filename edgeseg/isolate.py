@@ -99,7 +99,7 @@ def run_isolated(
         if timed_out:
             raise StageTimeout(
                 f"it was ended after {time_limit_s:g} s, its time limit.{_ending(log, position)}",
-                hint=f"Give it more time (--time-limit). Its log: {log}",
+                hint=f"Give it more time (--lowering-limit). Its whole log: {log}",
                 stage=stage,
             )
         answer = msgspec.json.decode(reply.read_bytes(), type=_Reply) if reply.is_file() else None

@@ -181,7 +181,7 @@ def _load_pickle(path: Path, factory: str | None, trust_pickle: bool) -> tuple[M
     import torch
 
     try:
-        with captured_python("torch"):
+        with captured_python("torch"), _current_folder_importable():
             content = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
         if trust_pickle:
@@ -241,11 +241,10 @@ def _build(factory: str) -> torch.nn.Module:
     module_name, _, function_name = factory.partition(":")
     if not module_name or not function_name:
         raise UsageError(f"'{factory}' does not name a factory.", hint="Write it as package.module:function, with the colon.")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)  # an installed command does not see the current folder, where a project's code often lies
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
-        network = function()
+        with _current_folder_importable():
+            function = getattr(importlib.import_module(module_name), function_name)
+            network = function()
     except (ImportError, AttributeError) as error:
         raise UsageError(
             f"The factory '{factory}' cannot be imported: {error}.",
@@ -256,8 +255,6 @@ def _build(factory: str) -> torch.nn.Module:
             f"The factory '{factory}' failed: {type(error).__name__}: {error}.",
             hint="It must build the network without arguments.",
         ) from error
-    finally:
-        sys.path.remove(here)
     if not isinstance(network, torch.nn.Module):
         raise ModelError(
             f"The factory '{factory}' returned a {type(network).__name__}, not a torch.nn.Module.",
@@ -314,6 +311,17 @@ def _unreadable(path: Path, error: Exception) -> ModelError:
         f"PyTorch cannot read {path}: {type(error).__name__}: {first}.",
         hint="Copy or download the model again, or save it again with a current PyTorch.",
     )
+
+
+@contextlib.contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    """An installed command does not see the current folder, where a project's code often lies."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
 
 
 @contextlib.contextmanager

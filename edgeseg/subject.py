@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeseg.artifact import Artifact, load_artifact
-from edgeseg.compiling import open_graph, open_reference
+from edgeseg.compiling import open_foreign, open_graph, open_reference
 from edgeseg.errors import ModelError, UsageError
 from edgeseg.graph import Format, Graph, digest_file
 from edgeseg.inspection import file_format
@@ -67,7 +67,7 @@ def open_subject(path: Path, spec: ModelSpec | Path | None = None, options: Load
         return _artifact_subject(load_artifact(path), spec)
     form = file_format(path)
     found, base = resolve_spec(path, spec)
-    if form is None or (form is Format.ONNX and options.factory):
+    if form is None:
         model = load_model(
             path,
             factory=options.factory,
@@ -75,8 +75,14 @@ def open_subject(path: Path, spec: ModelSpec | Path | None = None, options: Load
             output_name=options.output_name or found.output.name,
         )
         return Subject(path.name, path, found, base, lambda threads: open_reference(model, found, threads=threads))
-    graph = Graph.of(path, form, pixels=options.pixels)
-    return Subject(path.name, path, found, base, lambda threads: open_graph(graph, threads=threads))
+    name, pixels = options.output_name or found.output.name, options.pixels
+    return Subject(
+        path.name,
+        path,
+        found,
+        base,
+        lambda threads: open_foreign(path, form, found, threads=threads, pixels=pixels, output_name=name),
+    )
 
 
 def _artifact_subject(artifact: Artifact, spec: ModelSpec | Path | None) -> Subject:

@@ -60,6 +60,7 @@ __all__ = ["command"]
     show_default=True,
     help="TFLite: how the ONNX graph is lowered.",
 )
+@click.option("--lowering-limit", default="15m", show_default=True, help="TFLite: longest run of onnx2tf (90s, 15m).")
 @click.option("--no-cache", is_flag=True, help="Do the work even if nothing has changed.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the log while working.")
 @json_option
@@ -81,6 +82,7 @@ def command(
     trust_pickle: bool,
     output_name: str | None,
     lowering: str,
+    lowering_limit: str,
     no_cache: bool,
     verbose: bool,
     as_json: bool,
@@ -109,12 +111,13 @@ def command(
                 trust_pickle=trust_pickle,
                 output_name=output_name,
                 lowering=lowering,
+                lowering_limit_s=_seconds(lowering_limit, "--lowering-limit"),
                 use_cache=not no_cache,
                 plan=plan,
                 policy=policy,
                 effort=effort,
                 budget=_points(budget),
-                search_limit_s=_seconds(time_limit),
+                search_limit_s=_seconds(time_limit, "--time-limit"),
                 command=("edgeseg", *sys.argv[1:]),
                 progress=progress,
             ),
@@ -161,12 +164,12 @@ def _points(text: str) -> float:
     return value
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: str, flag: str) -> float:
     factor = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:])
     try:
         value = float(text[:-1]) * factor if factor else float(text)
     except ValueError as error:
-        raise click.BadParameter(f"'{text}' is not a time; write 90s or 10m.", param_hint="--time-limit") from error
+        raise click.BadParameter(f"'{text}' is not a time; write 90s or 10m.", param_hint=flag) from error
     if value <= 0:
-        raise click.BadParameter("a time limit must be positive.", param_hint="--time-limit")
+        raise click.BadParameter("a time limit must be positive.", param_hint=flag)
     return value

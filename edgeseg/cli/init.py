@@ -61,6 +61,7 @@ def command(
 ) -> None:
     """Look into MODEL and write edgeseg.toml beside it; what the file cannot tell is asked for by flags."""
     from edgeseg.initialise import Answers, propose, write_spec
+    from edgeseg.spec_file import SPEC_NAME
 
     answers = Answers(
         images=images,
@@ -90,4 +91,5 @@ def command(
     click.echo(f"Wrote {path}.")
     for line in proposal.guessed:
         click.echo(f"  check: {line}")
-    click.echo(f"Next: edgeseg compile {model} --target tflite-int8")
+    beside = path.name == SPEC_NAME and path.parent.resolve() in {model.parent.resolve(), Path.cwd()}
+    click.echo(f"Next: edgeseg compile {model}{'' if beside else f' --spec {path}'} --target tflite-int8")

@@ -80,13 +80,17 @@ def _say(message: str, hint: str) -> None:
 def entry() -> None:
     """Console entry point. Never shows a traceback for what a user can mend; ``EDGESEG_TRACEBACK=1`` shows it always."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="edgeseg", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
         click.echo("edgeseg: stopped.", err=True)
         sys.exit(130)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        _say(error.format_message(), f"See: {context.command_path} --help" if context else "")
         sys.exit(error.exit_code)
     except EdgesegError as error:
         if os.environ.get("EDGESEG_TRACEBACK"):

@@ -14,13 +14,16 @@ from typing import TypeAlias
 
 import numpy as np
 
-from edgeseg.lower.layout import NHWC, Perm, identity, normal_axis, permuted, signature, tag
+from edgeseg.lower.layout import NHWC, Perm, identity, merged_runs, normal_axis, permuted, signature, tag
 from edgeseg.lower.source import Node, Shape, Source
 from edgeseg.tflite.graph import Array, OptionValue, TfGraph, TfOp, TfTensor
 
 __all__ = ["RULES", "Lowering", "Refused", "Rule", "lowers", "trailing"]
 
 _TYPES = {"float32", "int8", "uint8", "int16", "int32", "int64", "bool"}
+
+_MOST_AXES = 6
+"""Of a TRANSPOSE."""
 
 _FIRST_VERSION = {"BROADCAST_TO": 2}
 """Operators whose version 1 no runtime registers."""
@@ -189,11 +192,28 @@ class Lowering:
             self.emit("RESHAPE", (same[0][1], self.index(stored)), (made,), "ReshapeOptions", newShape=stored)
         else:
             other, tensor = next(iter(orders.items()))
-            made = self._add(f"{name}:{tag(perm)}", stored, self.dtype(name))
-            axes = [other.index(axis) for axis in perm]
-            self.emit("TRANSPOSE", (tensor, self.index(axes)), (made,), "TransposeOptions")
+            made = self._transpose(name, other, perm, tensor)
         orders[perm] = made
         return made
+
+    def _transpose(self, name: str, other: Perm, perm: Perm, tensor: str) -> str:
+        """A TRANSPOSE from one stored order to another; beyond the kernel's dimensions, of the axes that part company alone."""
+        shape = self.shape(name)
+        stored, label = permuted(shape, perm), f"{name}:{tag(perm)}"
+        if len(perm) <= _MOST_AXES:
+            made = self._add(label, stored, self.dtype(name))
+            axes = [other.index(axis) for axis in perm]
+            self.emit("TRANSPOSE", (tensor, self.index(axes)), (made,), "TransposeOptions")
+            return made
+        runs = merged_runs(signature(shape, other), signature(shape, perm))
+        if len(runs) > _MOST_AXES:
+            raise Refused(f"a transpose of {len(runs)} axes")
+        sizes = [math.prod(shape[axis] for axis in run) for run in runs]
+        order = sorted(range(len(runs)), key=lambda i: perm.index(runs[i][0]))
+        tensor = self.reshape(tensor, sizes, name)
+        inputs = (tensor, self.index(order))
+        moved = self.step("TRANSPOSE", inputs, name, [sizes[i] for i in order], "TransposeOptions", self.dtype(name))
+        return self.reshape(moved, stored, name)
 
     # -- operators
 
@@ -257,7 +277,7 @@ class Lowering:
             return candidates[0]
 
         def cost(perm: Perm) -> tuple[int, bool]:
-            return sum(self._moved(name, perm) for name in moving), perm != NHWC
+            return sum(self._moved(name, perm) for name in moving), perm != (NHWC if rank == 4 else identity(rank))
 
         return min(candidates, key=cost)
 

@@ -11,7 +11,19 @@ import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
-__all__ = ["NHWC", "Perm", "drop_axes", "identity", "normal_axis", "permuted", "regroup", "restore", "signature", "tag"]
+__all__ = [
+    "NHWC",
+    "Perm",
+    "drop_axes",
+    "identity",
+    "merged_runs",
+    "normal_axis",
+    "permuted",
+    "regroup",
+    "restore",
+    "signature",
+    "tag",
+]
 
 Perm: TypeAlias = tuple[int, ...]
 
@@ -67,6 +79,22 @@ def tag(perm: Perm) -> str:
     if perm == (0, 1, 2, 3):
         return "nchw"
     return "p" + "".join(map(str, perm))
+
+
+def merged_runs(before: Perm, after: Perm) -> list[Perm]:
+    """The axes in their order ``before``, those that stay neighbours in ``after`` taken together.
+
+    >>> merged_runs((0, 1, 2, 3), (3, 0, 1, 2))
+    [(0, 1, 2), (3,)]
+    """
+    runs: list[list[int]] = []
+    for axis in before:
+        position = after.index(axis)
+        if runs and position and after[position - 1] == runs[-1][-1]:
+            runs[-1].append(axis)
+        else:
+            runs.append([axis])
+    return [tuple(run) for run in runs]
 
 
 def restore(shape: Sequence[int], order: Perm, preferred: Sequence[Perm]) -> Perm:

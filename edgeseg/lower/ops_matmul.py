@@ -53,9 +53,11 @@ def _batch_matmul(ctx: Lowering, left: str, right: str, out: str) -> None:
     perm = identity(rank)
     first = _read_matrix(ctx, left, rank, perm)
     flipped = (*perm[:-2], perm[-1], perm[-2])
-    # The right side may be stored transposed, which the kernel takes as it is.
+    # The right side may be stored transposed, which the kernel takes as it is; and if it must be moved anyway, its last axis
+    # had better stay where it is.
     transposed = ctx.constant(right) is None and not ctx.lies_as(right, trailing(perm, ctx.rank(right)))
-    transposed = transposed and ctx.lies_as(right, trailing(flipped, ctx.rank(right)))
+    turned = trailing(flipped, ctx.rank(right))
+    transposed = transposed and (ctx.lies_as(right, turned) or ctx.order(right)[-1] == turned[-1])
     second = _read_matrix(ctx, right, rank, flipped if transposed else perm)
     ctx.finish("BATCH_MATMUL", (first, second), out, perm, "BatchMatMulOptions", adjX=False, adjY=transposed)
 

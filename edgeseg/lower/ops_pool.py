@@ -37,7 +37,7 @@ def _overhang(ctx: Lowering, node: Node, window: Window) -> Pads:
 def max_pool(ctx: Lowering, node: Node) -> None:
     """MAX_POOL_2D. Padding must never win: zeros serve where the input cannot be negative; elsewhere the border is mirrored,
     which repeats values that the window holds already."""
-    if len(node.outputs) > 1 and node.outputs[1]:
+    if len(node.outputs) > 1 and ctx.consumers.get(node.outputs[1]):
         raise Refused("the indices of the maxima")
     window = read_window(ctx, node, node.integers("kernel_shape") or ())
     out, source = node.outputs[0], node.inputs[0]
@@ -138,3 +138,34 @@ def global_pool(ctx: Lowering, node: Node) -> None:
     kind = "MEAN" if node.op == "GlobalAveragePool" else "REDUCE_MAX"
     inputs = (ctx.read(source, perm), ctx.index(sorted(axes)))
     ctx.finish(kind, inputs, node.outputs[0], perm, "ReducerOptions", keepDims=True)
+
+
+@lowers("MaxUnpool")
+def max_unpool(ctx: Lowering, node: Node) -> None:
+    """Every value goes to the place of its window's maximum, the first where several are equal; the others are zero. The windows
+    of the pooled tensor become channels, so that a place is a slice."""
+    source, values = node.inputs
+    out = node.outputs[0]
+    kernel = node.integers("kernel_shape") or ()
+    block = kernel[0]
+    if set(kernel) != {block}:
+        raise Refused("a window that is not square")
+    tensor, given = ctx.read(source, NHWC), ctx.read(values, NHWC)
+    shape = ctx.graph.tensors[given].shape
+    stacked = (*shape[:3], shape[3] * block * block)
+    tensor = ctx.step("SPACE_TO_DEPTH", (tensor,), out, stacked, "SpaceToDepthOptions", blockSize=block)
+    places = [
+        ctx.step("SLICE", (tensor, ctx.index((0, 0, 0, i * shape[3])), ctx.index(shape)), out, shape, "SliceOptions")
+        for i in range(block * block)
+    ]
+    highest = places[0]
+    for place in places[1:]:
+        highest = ctx.step("MAXIMUM", (highest, place), out, shape, "MaximumMinimumOptions")
+    left, parts = given, []
+    for place in places:
+        # What a place has taken is zero for those after it.
+        found = ctx.step("EQUAL", (place, highest), out, shape, "EqualOptions", dtype="bool")
+        parts.append(ctx.step("SELECT_V2", (found, left, ctx.number(0.0)), out, shape, "SelectV2Options"))
+        left = ctx.step("SELECT_V2", (found, ctx.number(0.0), left), out, shape, "SelectV2Options")
+    joined = ctx.step("CONCATENATION", parts, out, stacked, "ConcatenationOptions", axis=3, fusedActivationFunction=0)
+    ctx.finish("DEPTH_TO_SPACE", (joined,), out, NHWC, "DepthToSpaceOptions", blockSize=block)

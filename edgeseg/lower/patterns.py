@@ -8,7 +8,9 @@ import numpy as np
 
 from edgeseg.lower.ops_norm import batch_norm_terms
 from edgeseg.lower.scalar_functions import recognise
+from edgeseg.lower.scaling import fold_scales, scale_operands
 from edgeseg.lower.source import AttrValue, Node, Source
+from edgeseg.lower.views import compose_views
 
 __all__ = ["rewrite"]
 
@@ -20,9 +22,14 @@ def rewrite(source: Source) -> None:
     recognise(source)
     gate_as_hard_swish(source)
     divide_by_root(source)
+    scale_operands(source)
+    fold_scales(source)
     name_group_norm(source)
     name_pixel_shuffle(source)
     order_shuffled_channels(source)
+    name_max_unpool(source)
+    spell_out_fold(source)
+    compose_views(source)
     source.prune()
 
 
@@ -185,3 +192,87 @@ def order_shuffled_channels(source: Source) -> None:
         reordered = [source.add_constant(name, source.constants[name][order]) for name in names]
         _replace(source, conv, replace(conv, inputs=(conv.inputs[0], *reordered)))
         _replace(source, shuffle, replace(shuffle, attrs={**shuffle.attrs, "mode": "DCR"}))
+
+
+def name_max_unpool(source: Source) -> None:
+    """What exporters make of a max unpooling, a scatter to the places that a max pooling found, is MaxUnpool of the pooling's
+    input and the values. Only windows that neither overlap nor leave gaps."""
+    producers = source.producers()
+    for last in [node for node in source.nodes if node.op == "Reshape"]:
+        scatter = producers.get(last.inputs[0])
+        if scatter is None or scatter.op != "ScatterND" or scatter.text("reduction", "none") != "none":
+            continue
+        zeros = source.constants.get(scatter.inputs[0])
+        pool = _pool_of_indices(source, producers, scatter.inputs[1])
+        if zeros is None or np.any(zeros) or pool is None or not _tiles(source, pool):
+            continue
+        values = producers.get(scatter.inputs[2])
+        pooled = source.shapes[pool.outputs[0]]
+        if values is None or values.op != "Reshape" or source.shapes[values.inputs[0]] != pooled:
+            continue
+        if source.shapes[last.outputs[0]] == source.shapes[pool.inputs[0]]:
+            _replace(source, last, Node("MaxUnpool", last.name, (pool.inputs[0], values.inputs[0]), last.outputs, pool.attrs))
+
+
+def _tiles(source: Source, pool: Node) -> bool:
+    """Whether the windows of a pooling cover its input once."""
+    kernel = pool.integers("kernel_shape") or ()
+    plain = not any(pool.integers("pads") or ()) and set(pool.integers("dilations") or (1,)) == {1}
+    size = source.shapes[pool.inputs[0]][2:]
+    return plain and kernel == pool.integers("strides") and not any(a % b for a, b in zip(size, kernel, strict=True))
+
+
+def _pool_of_indices(source: Source, producers: dict[str, Node], name: str) -> Node | None:
+    """The max pooling whose places, as indices into the whole flat output, ``name`` holds.
+
+    onnx counts its indices over the whole tensor, PyTorch within a channel: the exporter subtracts each channel's first index
+    (that of a pooling of single pixels) and adds it again for the scatter.
+    """
+    node = producers.get(name)
+    while node is not None and node.op in {"Unsqueeze", "Reshape"}:
+        node = producers.get(node.inputs[0])
+    if node is None or node.op != "Add":
+        return None
+    offsets = [item for item in node.inputs if item in source.constants]
+    within = producers.get(next((item for item in node.inputs if item not in source.constants), ""))
+    if len(offsets) != 1 or within is None or within.op != "Sub":
+        return None
+    pool, first = producers.get(within.inputs[0]), producers.get(within.inputs[1])
+    single = producers.get(first.inputs[0]) if first is not None and first.op == "Slice" else None
+    if pool is None or single is None or {pool.op, single.op} != {"MaxPool"} or pool.inputs != single.inputs:
+        return None
+    if within.inputs[0] != pool.outputs[1] or single.integers("kernel_shape") != (1, 1):
+        return None
+    batch, channels, height, width = source.shapes[pool.inputs[0]]
+    starts = np.arange(channels).reshape(1, channels, 1, 1) * (height * width)
+    same = np.array_equal(np.broadcast_to(source.constants[offsets[0]], starts.shape), starts)
+    return pool if batch == 1 and same and source.shapes[within.inputs[1]] == starts.shape else None
+
+
+def spell_out_fold(source: Source) -> None:
+    """Col2Im of blocks that neither overlap nor leave gaps is a reshape, a transpose and a reshape."""
+    for fold in [node for node in source.nodes if node.op == "Col2Im"]:
+        block = source.constants.get(fold.inputs[2])
+        if (
+            block is None
+            or len(block) != 2
+            or any(fold.integers("pads") or ())
+            or set(fold.integers("dilations") or (1,)) != {1}
+        ):
+            continue
+        down, across = (int(item) for item in block)
+        batch, channels, height, width = source.shapes[fold.outputs[0]]
+        if fold.integers("strides") != (down, across) or height % down or width % across:
+            continue
+        name = fold.outputs[0]
+        split = (batch, channels, down, across, height // down, width // across)
+        turned = tuple(split[axis] for axis in (0, 1, 4, 2, 5, 3))
+        for made, shape in ((f"{name}/split", split), (f"{name}/turned", turned)):
+            source.shapes[made], source.dtypes[made] = shape, source.dtypes[name]
+        targets = [source.add_constant(f"{name}/shape", np.asarray(shape, np.int64)) for shape in (split, source.shapes[name])]
+        position = source.nodes.index(fold)
+        source.nodes[position : position + 1] = [
+            Node("Reshape", f"{name}/split", (fold.inputs[0], targets[0]), (f"{name}/split",)),
+            Node("Transpose", f"{name}/turned", (f"{name}/split",), (f"{name}/turned",), {"perm": (0, 1, 4, 2, 5, 3)}),
+            Node("Reshape", fold.name, (f"{name}/turned", targets[1]), (name,)),
+        ]

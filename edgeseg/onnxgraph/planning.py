@@ -7,14 +7,14 @@ operators they cost two conversions and a rounding.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from edgeseg.onnxgraph.qdq import QdqStyle, residual_branch
 from edgeseg.onnxgraph.view import WEIGHTED, GraphView, attribute, text_attribute
 from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan, TensorQuant
-from edgeseg.quantize.ranges import affine, candidates, choose
+from edgeseg.quantize.ranges import ESTIMATORS, choose
 
 if TYPE_CHECKING:
     import onnx
@@ -23,6 +23,7 @@ __all__ = [
     "FUSED",
     "JOINING",
     "SAME_SCALE",
+    "end_operators",
     "initial_plan",
     "int8_operators",
     "quantized_tensors",
@@ -53,14 +54,14 @@ def initial_plan(
     *,
     style: QdqStyle = QdqStyle.ONNXRUNTIME,
     estimator: str = "mse",
-    keep_float: Collection[str] = (),
+    keep_float: Mapping[str, str] | None = None,
 ) -> QuantPlan:
     """Every operator's domain with the reason, and a scale for each tensor that an int8 operator reads or writes.
 
     Args:
         observers: of all tensors in ``quantized_tensors(model)``; from ``statistics.collect``.
         estimator: of the ranges, a key of ``ranges.ESTIMATORS``.
-        keep_float: weighted operators (first outputs) that stay float because int8 costs them too much.
+        keep_float: weighted operators (first outputs) that stay float, and why.
     """
     view = GraphView(model)
     decided = int8_operators(view, style, keep_float=keep_float)
@@ -82,7 +83,12 @@ def initial_plan(
 
 
 def tensor_options(
-    model: onnx.ModelProto, plan: QuantPlan, observers: Mapping[str, Observer], *, style: QdqStyle = QdqStyle.ONNXRUNTIME
+    model: onnx.ModelProto,
+    plan: QuantPlan,
+    observers: Mapping[str, Observer],
+    *,
+    style: QdqStyle = QdqStyle.ONNXRUNTIME,
+    estimators: Collection[str] = tuple(ESTIMATORS),
 ) -> dict[str, dict[str, TensorQuant]]:
     """For each tensor of the plan, its quantization by each estimator. Tensors that share a scale have equal entries."""
     view = GraphView(model)
@@ -93,8 +99,8 @@ def tensor_options(
         source = scale_source(view, decided, name)
         if source not in made:
             made[source] = {
-                estimator: affine(found, symmetric=symmetric, dtype=_dtype(style), estimator=estimator)
-                for estimator, found in candidates(observers[source], symmetric=symmetric).items()
+                estimator: choose(observers[source], estimator=estimator, symmetric=symmetric, dtype=_dtype(style))
+                for estimator in estimators
             }
     return {name: made[scale_source(view, decided, name)] for name in plan.tensors}
 
@@ -106,11 +112,38 @@ def quantized_tensors(model: onnx.ModelProto, *, style: QdqStyle = QdqStyle.ONNX
     return tuple(name for name in view.activations() if name in needed)
 
 
-def int8_operators(view: GraphView, style: QdqStyle, *, keep_float: Collection[str] = ()) -> Reasons:
+def end_operators(model: onnx.ModelProto, plan: QuantPlan, *, share: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The int8 weighted operators nearest to the graph's inputs, and those nearest to its outputs, if together they do at most
+    this share of the multiply-adds; else none. Between them and the end is no other weighted operator and nothing that joins."""
+    view = GraphView(model)
+    limit = share * sum(view.multiply_adds(node) for node in view.nodes)
+
+    def reached(starts: Collection[str], step: Callable[[str], Iterable[onnx.NodeProto]], forward: bool) -> tuple[str, ...]:
+        waiting, seen, ends = list(starts), set(starts), {}
+        while waiting:
+            for node in step(waiting.pop()):
+                if node.op_type in WEIGHTED:
+                    ends[node.output[0]] = view.multiply_adds(node)
+                    continue
+                if sum(not view.is_constant(name) for name in node.input if name) > 1:
+                    continue
+                fresh = [name for name in (node.output if forward else node.input) if name and name not in seen]
+                waiting += fresh
+                seen.update(fresh)
+        int8 = [name for name in ends if plan.domain_of(name) is Domain.INT8]
+        return tuple(int8) if sum(ends.values()) <= limit else ()
+
+    first = reached(view.inputs, lambda name: view.consumers.get(name, []), forward=True)
+    last = reached(view.outputs, lambda name: [view.producers[name]] if name in view.producers else [], forward=False)
+    return first, last
+
+
+def int8_operators(view: GraphView, style: QdqStyle, *, keep_float: Mapping[str, str] | None = None) -> Reasons:
     """Each operator's domain and why, by its first output."""
+    wished = keep_float or {}
     decided: Reasons = {}
     for node in view.nodes:
-        obstacle = "its int8 form costs accuracy" if node.output[0] in keep_float else _obstacle(view, node, style)
+        obstacle = wished.get(node.output[0]) or _obstacle(view, node, style)
         if not obstacle:
             decided[node.output[0]] = (Domain.INT8, "integer kernel, weights int8 per output channel")
         else:

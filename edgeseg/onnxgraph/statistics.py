@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
-__all__ = ["collect", "open_model", "run_images"]
+__all__ = ["collect", "feeds_of", "groups_within", "open_model", "run_images"]
 
-_BUDGET = 256 * 2**20  # bytes of activations held at once
+_BUDGET = 512 * 2**20  # bytes of activations held at once
 
 
 def collect(
@@ -38,7 +38,8 @@ def collect(
 ) -> dict[str, Observer]:
     """Observe float activations of an ONNX graph on every image.
 
-    Peak memory does not depend on the number of images: activations beyond 256 MiB are fetched in several runs per image.
+    Peak memory does not depend on the number of images. Beyond 512 MiB of activations, each image is run several times, for
+    some of the tensors at a time.
 
     Args:
         inputs: the prepared images; iterated once.
@@ -62,22 +63,27 @@ def collect(
     chosen = [name for name in known if tensors is None or name in tensors]
     observers = {name: Observer(name, axis=channel_axis) for name in chosen}
     fed = [name for name in chosen if name in view.inputs]
-    groups = list(_groups(view, [name for name in chosen if name not in view.inputs]))
-    session = open_model(_with_outputs(view.model, [name for group in groups for name in group]), threads=threads)
+    groups = list(groups_within(view, [name for name in chosen if name not in view.inputs], _BUDGET)) or [list(view.outputs)]
+    sessions = [open_model(_with_outputs(view.model, group), threads=threads, lean=True) for group in groups]
     for x in inputs:
-        feeds = feeds_of(session, x, pixels=pixels, layout=layout)
+        feeds = feeds_of(sessions[0], x, pixels=pixels, layout=layout)
         for name in fed:
             observers[name].update(np.asarray(feeds[name], np.float32))
-        for group in groups:
+        for group, session in zip(groups, sessions, strict=True):
             for name, value in zip(group, session.run(group, feeds), strict=True):
-                observers[name].update(value)
+                if name in observers:
+                    observers[name].update(value)
     if any(observer.images == 0 for observer in observers.values()):
         raise DataError("There is no calibration image.", hint="Give the calibration at least one image.")
     return observers
 
 
-def open_model(model: onnx.ModelProto, *, threads: int = 1) -> onnxruntime.InferenceSession:
+def open_model(model: onnx.ModelProto, *, threads: int = 1, lean: bool = False) -> onnxruntime.InferenceSession:
     """A session on onnxruntime's CPU provider.
+
+    Args:
+        lean: memory is given back after each run, and tensors are not kept in a second layout: half the peak where most tensors
+            are outputs.
 
     Raises:
         ModelError: onnxruntime refuses the graph.
@@ -88,6 +94,10 @@ def open_model(model: onnx.ModelProto, *, threads: int = 1) -> onnxruntime.Infer
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if lean:
+        options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
@@ -126,13 +136,13 @@ def run_images(
     return [session.run([name], feeds_of(session, x, pixels=pixels, layout=layout))[0] for x in inputs]
 
 
-def _groups(view: GraphView, names: Sequence[str]) -> Iterator[list[str]]:
-    """Runs of names whose float32 activations fit the budget together."""
+def groups_within(view: GraphView, names: Sequence[str], budget: int) -> Iterator[list[str]]:
+    """Names in order, in groups whose float32 tensors take at most ``budget`` bytes each (a larger tensor is alone)."""
     group: list[str] = []
     held = 0
     for name in names:
         size = 4 * abs(math.prod(view.shape(name) or (1,)))
-        if group and held + size > _BUDGET:
+        if group and held + size > budget:
             yield group
             group, held = [], 0
         group.append(name)
@@ -142,16 +152,14 @@ def _groups(view: GraphView, names: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """The model with more outputs; its own come along, since onnxruntime wants at least one."""
+    """The model with these float tensors for outputs; what only others need is not computed."""
     import onnx
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    have = {item.name for item in copy.graph.output}
+    del copy.graph.output[:]
     for name in names:
-        if name not in have:
-            copy.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    for item in copy.graph.output:
-        if not item.type.WhichOneof("value"):
-            item.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        item = onnx.helper.make_empty_tensor_value_info(name)
+        item.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        copy.graph.output.append(item)
     return copy

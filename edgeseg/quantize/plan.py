@@ -53,11 +53,15 @@ class OpPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class QuantPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``tensors`` holds activations only: weights are quantized per channel from their own values, biases follow from both."""
+    """``tensors`` holds activations only: weights are quantized per channel from their own values, biases follow from both.
+
+    ``passes``: the rewrites that made the graph whose tensors and operators are named here out of the lowered one.
+    """
 
     target: str
     tensors: dict[str, TensorQuant]
     ops: tuple[OpPlan, ...]
+    passes: tuple[str, ...] = ()
     schema: int = 1
 
     def domain_of(self, op: str) -> Domain:

@@ -18,7 +18,7 @@ from edgeseg.errors import ModelError, OutputError, StageError, missing_extra
 from edgeseg.graph import Format, Graph
 from edgeseg.isolate import run_isolated
 from edgeseg.onnxgraph.rewrite import rewrite
-from edgeseg.targets.tflite import open_tflite
+from edgeseg.tflite.runtime import open_interpreter
 
 __all__ = ["LowerResult", "lower_onnx2tf"]
 
@@ -101,7 +101,7 @@ def lower_onnx2tf(graph: Graph, out: Path, *, workdir: Path, time_limit_s: float
         )
         found = Path(done.value.tflite)
         try:
-            open_tflite(found).close()
+            open_interpreter(found)
         except ModelError as error:
             raise StageError(
                 f"onnx2tf reported success, but {error.message.replace(str(found), 'its file')}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from edgeseg.data.calibration import CalibrationSet
 from edgeseg.errors import StageError, UsageError
 from edgeseg.graph import Format, Graph
 from edgeseg.onnxgraph.kernels import INTEGER_WEIGHTED, QuantizedShare, quantized_share, runtime_operators
-from edgeseg.onnxgraph.planning import initial_plan, quantized_tensors, tensor_options
+from edgeseg.onnxgraph.planning import end_operators, initial_plan, quantized_tensors, tensor_options
 from edgeseg.onnxgraph.qdq import QdqStyle, insert_qdq
 from edgeseg.onnxgraph.statistics import collect, run_images
 from edgeseg.onnxgraph.view import WEIGHTED, load_model
@@ -52,12 +52,17 @@ class SearchSettings:
     Attributes:
         images: calibration images on which plans are judged; held back from the statistics where there are enough.
         evaluations: of range estimators at the output, at most.
+        ends_share: of the multiply-adds that the operators at the network's ends may do to be tried in float.
+        ends_gain_db: what they must gain at the output to stay there. A normalised image loses more than its network's other
+            activations in eight bits, and the logits decide alone.
         floor_db: decision SNR below which operators return to float.
         relax_evaluations: spent on finding those, at most.
     """
 
     images: int = 4
-    evaluations: int = 5
+    evaluations: int = 4
+    ends_share: float = 0.1
+    ends_gain_db: float = 1.0
     floor_db: float = 20.0
     relax_evaluations: int = 30
 
@@ -193,22 +198,43 @@ def _search(
     if not start.tensors:
         return start, float("nan"), ()
     progress("choosing ranges")
-    options = tensor_options(model, start, observers, style=style)
+    options = tensor_options(model, start, observers, style=style, estimators=_ESTIMATORS)
     refined = refine(start, options, evaluate, budget=settings.evaluations, estimators=_ESTIMATORS, margin_db=_MARGIN_DB)
-    if refined.score >= settings.floor_db:
-        return refined.plan, refined.score, refined.trials
-    progress("looking for operators that lose too much in int8")
 
-    def rebuild(ops: frozenset[str]) -> QuantPlan:
-        fresh = initial_plan(model, observers, style=style, keep_float=ops)
+    def rebuild(reasons: Mapping[str, str]) -> QuantPlan:
+        fresh = initial_plan(model, observers, style=style, keep_float=reasons)
         chosen = {name: refined.plan.tensors.get(name, quant) for name, quant in fresh.tensors.items()}
         return msgspec.structs.replace(fresh, tensors=chosen)
 
-    weighted = [entry.op for entry in refined.plan.ops if entry.domain is Domain.INT8 and entry.kind in WEIGHTED]
+    plan, score, trials, floats = refined.plan, refined.score, list(refined.trials), dict[str, str]()
+    first, last = end_operators(model, plan, share=settings.ends_share)
+    for where, ends in (("first", first), ("last", last)):
+        if not ends or len(floats) + len(ends) >= len(_weighted(refined.plan)):
+            continue
+        trial = rebuild(floats | dict.fromkeys(ends, "tried in float"))
+        gained = evaluate(trial) - score
+        kept = gained >= settings.ends_gain_db
+        trials.append(Trial(f"the {where} weighted operators in float", score + gained, kept))
+        if kept:
+            floats |= dict.fromkeys(ends, f"{where} of the network: in float it gains {gained:.1f} dB for little work")
+            plan, score = rebuild(floats), score + gained
+    if score >= settings.floor_db:
+        return plan, score, tuple(trials)
+    progress("looking for operators that lose too much in int8")
     relaxed = relax(
-        refined.plan, evaluate, settings.floor_db, units=weighted, rebuild=rebuild, budget=settings.relax_evaluations
+        plan,
+        evaluate,
+        settings.floor_db,
+        units=_weighted(plan),
+        rebuild=lambda ops: rebuild(floats | dict.fromkeys(ops, "its int8 form costs accuracy")),
+        budget=settings.relax_evaluations,
     )
-    return relaxed.plan, relaxed.score, (*refined.trials, *relaxed.trials[1:])
+    return relaxed.plan, relaxed.score, (*trials, *relaxed.trials[1:])
+
+
+def _weighted(plan: QuantPlan) -> list[str]:
+    """The weighted operators that the plan runs in int8."""
+    return [entry.op for entry in plan.ops if entry.domain is Domain.INT8 and entry.kind in WEIGHTED]
 
 
 def _require_kernels(quantized: onnx.ModelProto, wanted: Sequence[OpPlan]) -> None:

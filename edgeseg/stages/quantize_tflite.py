@@ -27,9 +27,11 @@ from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.flatbuffer import read, write
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.judge import Judge
+from edgeseg.tflite.passes import apply
 from edgeseg.tflite.pixels import Normalisation, PixelInput, fold_input_normalisation
 from edgeseg.tflite.planning import Policy, initial_plan
-from edgeseg.tflite.probe import probe
+from edgeseg.tflite.preparation import PassReport, prepare
+from edgeseg.tflite.probe import CostTable, probe
 from edgeseg.tflite.search import EFFORTS, SearchResult, SearchSettings, pareto, search
 from edgeseg.tflite.statistics import activations, collect
 
@@ -84,6 +86,7 @@ class _Prepared:
 
     graph: TfGraph
     pixels: PixelInput | None
+    passes: tuple[str, ...]
 
     def feed(self, image: ModelInput) -> Float32:
         if self.pixels is not None:
@@ -102,14 +105,16 @@ def quantize_tflite(
     """
     deadline = time.monotonic() + options.time_limit_s
     original = read(graph.path)
-    prepared, notes = _prepare(original, calibration, spec, options)
-    if options.plan is not None:
-        plan = _read_plan(options.plan)
+    given = None if options.plan is None else _read_plan(options.plan)
+    prepared, notes = _prepare(original, calibration, spec, options, given)
+    if given is not None:
+        plan = given
     else:
         options.progress("statistics")
         observers = {name: Observer(name) for name in activations(prepared.graph)}
         collect(prepared.graph, map(prepared.feed, calibration), lambda name, values: observers[name].update(values))
         plan, more = _plan(original, prepared, observers, calibration, spec, options, deadline, work)
+        plan = msgspec.structs.replace(plan, passes=prepared.passes)
         notes += more
     emitted = quantize(prepared.graph, plan, io=options.io)
     share = int8_share(emitted)
@@ -129,18 +134,32 @@ def quantize_tflite(
 
 
 def _prepare(
-    original: TfGraph, calibration: CalibrationSet, spec: ModelSpec, options: QuantizeOptions
+    original: TfGraph, calibration: CalibrationSet, spec: ModelSpec, options: QuantizeOptions, given: QuantPlan | None
 ) -> tuple[_Prepared, tuple[str, ...]]:
-    """Fold the normalisation where the file is to take 8-bit input and the fold does no harm."""
+    """Rewrite the graph where that makes it faster; fold the normalisation where the file is to take 8-bit input and the fold does
+    no harm."""
+    options.progress("rewrites")
+    boundary = Domain.FLOAT if options.io is IoType.FLOAT32 else Domain.INT8
+    if given is None:
+        graph, report = prepare(original, _costs, boundary=boundary, int8=True)
+    else:
+        graph, places = apply(original, given.passes)
+        report = PassReport(places, ())
+    passes = tuple(report.places)
     if options.io is IoType.FLOAT32:
-        return _Prepared(original, None), ()
-    folded, pixels = fold_input_normalisation(original, Normalisation.of(spec.preprocess, spec.input.channels))
-    prepared = _Prepared(folded, pixels)
+        return _Prepared(graph, None, passes), (report.text,)
+    folded, pixels = fold_input_normalisation(graph, Normalisation.of(spec.preprocess, spec.input.channels))
+    prepared = _Prepared(folded, pixels, passes)
     judge = _judge(original, prepared, list(islice(calibration, 2)), spec)
     noise = judge.score(folded).noise
     if noise > _FOLD_NOISE:
-        return _Prepared(original, None), (f"normalisation not folded: at the borders it would cost {noise:.1e} of the signal",)
-    return prepared, ("takes exact pixels",)
+        why = f"normalisation not folded: at the borders it would cost {noise:.1e} of the signal"
+        return _Prepared(graph, None, passes), (report.text, why)
+    return prepared, (report.text, "takes exact pixels")
+
+
+def _costs(graph: TfGraph) -> CostTable:
+    return probe(graph, store=default_cache_root() / "probe")
 
 
 def _plan(
@@ -171,7 +190,7 @@ def _plan(
             hint=f"Policies: auto, full, float-ops=KIND,KIND. Efforts: {', '.join(EFFORTS)}.",
         )
     options.progress("operator times")
-    costs = probe(prepared.graph, store=default_cache_root() / "probe")
+    costs = _costs(prepared.graph)
     images = list(islice(calibration, _JUDGED[options.effort]))
     result = search(
         prepared.graph,

@@ -39,7 +39,7 @@ class _Builder(Protocol):
     def StartVector(self, element: int, count: int, alignment: int) -> int: ...
     def EndVector(self) -> int: ...
     def Finish(self, root: int, file_identifier: bytes) -> int: ...
-    def Output(self) -> bytearray: ...
+    def Head(self) -> int: ...
 
 
 def write(graph: TfGraph, path: Path, *, description: str = "edgeseg", signature: bool = True) -> None:
@@ -67,7 +67,7 @@ def write(graph: TfGraph, path: Path, *, description: str = "edgeseg", signature
         raise OutputError(f"{path} cannot be written: {error.strerror}.", hint="Check folder, rights and space.") from error
 
 
-def serialise(graph: TfGraph, *, description: str = "edgeseg", signature: bool = True) -> bytearray:
+def serialise(graph: TfGraph, *, description: str = "edgeseg", signature: bool = True) -> memoryview:
     """The bytes that ``write`` puts into the file."""
     return _Writer(graph).build(description, signature=signature)
 
@@ -82,7 +82,7 @@ class _Writer:
         self._buffers: list[object] = [self._api.BufferT()]  # the schema wants buffer 0 to be empty
         self._bytes = 0
 
-    def build(self, description: str, *, signature: bool) -> bytearray:
+    def build(self, description: str, *, signature: bool) -> memoryview:
         import flatbuffers
 
         api = self._api
@@ -112,7 +112,7 @@ class _Writer:
             raise _malformed(f"its constants take {self._bytes / 1e9:.1f} GB, a .tflite file holds 2")
         builder = cast(_Builder, flatbuffers.Builder(self._bytes + (1 << 16) + 512 * len(self._order)))
         builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
-        return builder.Output()
+        return memoryview(builder.Bytes)[builder.Head() :]  # Output() would copy
 
     def _tensor(self, tensor: TfTensor) -> object:
         api = self._api

@@ -103,10 +103,10 @@ def measure_tensor_harm(
 
 
 def measure_weight_harm(
-    graph: TfGraph, judge: Judge, *, count: int, stop: Callable[[], bool] = lambda: False
+    graph: TfGraph, ops: Iterable[TfOp], judge: Judge, *, count: int, stop: Callable[[], bool] = lambda: False
 ) -> dict[str, float]:
-    """Noise of each operator's weights in int8; as ``measure_tensor_harm`` where time runs out."""
-    candidates = {op.id: op for op in graph.ops if _has_weights(op, graph)}
+    """Noise of the weights of each of ``ops`` in int8; as ``measure_tensor_harm`` where time runs out."""
+    candidates = {op.id: op for op in ops if _has_weights(op, graph)}
     found = {
         name: judge.score(with_int8_weights(graph, op), count=count).noise for name, op in candidates.items() if not stop()
     }

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from edgeseg.errors import StageError
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan, TensorQuant
 from edgeseg.tflite.graph import Quant, TfGraph, TfOp
 from edgeseg.tflite.support import RELU_LIMITS, RULES, Scales, delegated, fixed_output, obstacle, saturates_alike
@@ -17,10 +18,12 @@ _COVERED = 0.9  # of a tensor's own range must lie within the range it is given
 
 
 class Policy(StrEnum):
-    """AUTO: int8 where the runtime's delegate has the kernel, or has none in float either. FULL: wherever a kernel exists."""
+    """AUTO: int8 where the runtime's delegate has the kernel, or has none in float either. FULL: wherever a kernel exists.
+    INTEGER_ONLY: as FULL, and an operator that must stay float is an error."""
 
     AUTO = "auto"
     FULL = "full"
+    INTEGER_ONLY = "integer-only"
 
 
 def initial_plan(
@@ -43,10 +46,15 @@ def initial_plan(
     Returns:
         A plan whose entry for each operator says why it is float where it is. Scales are those of ``ranges``, with
         kernels' fixed outputs put in and same-scale operators' tensors aligned (``align_scales``).
+
+    Raises:
+        StageError: INTEGER_ONLY, and an operator cannot run in integers.
     """
     reasons = {op.id: _why_float(op, graph, policy, float_kinds, float_ops) for op in graph.ops}
     if policy is Policy.AUTO:
         _drop_lonely_moves(graph, reasons)
+    if policy is Policy.INTEGER_ONLY:
+        _refuse_floats(graph, reasons)
     ops = tuple(
         OpPlan(op=op.id, kind=op.kind, domain=Domain.FLOAT if reasons[op.id] else Domain.INT8, why=reasons[op.id])
         for op in graph.ops
@@ -64,6 +72,21 @@ def _why_float(op: TfOp, graph: TfGraph, policy: Policy, float_kinds: Collection
     if policy is Policy.AUTO and not delegated(op, graph, Domain.INT8) and delegated(op, graph, Domain.FLOAT):
         return f"XNNPACK has no int8 kernel for this {op.kind}; in float it stays inside the delegate"
     return ""
+
+
+def _refuse_floats(graph: TfGraph, reasons: Mapping[str, str]) -> None:
+    """Operators on indices and shapes are no floats: only those that make or read float values count."""
+    left = [
+        f"'{op.id}' ({reasons[op.id]})"
+        for op in graph.ops
+        if reasons[op.id] and any(graph.tensors[name].dtype == "float32" for name in (*op.inputs, *op.outputs) if name)
+    ]
+    if left:
+        raise StageError(
+            f"{len(left)} operator(s) cannot run in integers: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''}.",
+            hint="Choose another policy, or replace these operators in the model.",
+            stage="quantize_tflite",
+        )
 
 
 def _drop_lonely_moves(graph: TfGraph, reasons: dict[str, str]) -> None:

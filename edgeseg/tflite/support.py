@@ -100,6 +100,7 @@ RULES: Mapping[str, OpRule] = {
     "MINIMUM": OpRule(_SAME, int16=True),
     "ABS": OpRule(int16=True),
     "RSQRT": OpRule(),
+    "EXP": OpRule(),
     # activations
     "RELU": OpRule(int16=True, delegated=True),
     "RELU6": OpRule(int16=True, delegated=True),

@@ -37,6 +37,7 @@ _TABLE: Mapping[str, _Versions] = {
     "DEPTH_TO_SPACE": _Versions(int8=2),
     "DEQUANTIZE": _Versions(int8=2, int16=3),
     "EQUAL": _Versions(int8=2),
+    "EXP": _Versions(int8=2, int16=2),
     "FULLY_CONNECTED": _Versions(int8=4, int16=7),
     "GATHER": _Versions(int8=2, int16=3),
     "GREATER": _Versions(int8=2),

@@ -16,7 +16,7 @@ LIMITS: dict[str, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255), "i
 
 _WEIGHT_LIMIT = 127  # symmetric: -128 is never used, so that kernels may negate
 _BIAS_LIMIT = 2**30  # of an int32 bias; the other half of the range is left to the products added to it
-_SMALLEST_RATIO = 2.0**-16  # of (input scale * weight scale) / output scale
+_SMALLEST_RATIO = 2.0**-24  # of (input scale * weight scale) / output scale
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import onnx
+import onnxslim
 import pytest
 import torch
 from lowering_oracle import kinds
@@ -19,7 +20,7 @@ from edgeseg.tflite.graph import TfGraph
 Agree: TypeAlias = Callable[..., TfGraph]
 
 
-def export(module: nn.Module, *shapes: Sequence[int]) -> onnx.ModelProto:
+def export(module: nn.Module, *shapes: Sequence[int], dynamo: bool = False) -> onnx.ModelProto:
     torch.manual_seed(0)
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.3)
@@ -32,9 +33,11 @@ def export(module: nn.Module, *shapes: Sequence[int]) -> onnx.ModelProto:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         example = tuple(torch.rand(*shape) for shape in shapes)
+        if dynamo:
+            program = torch.onnx.export(module.eval(), example, dynamo=True, verbose=False)
+            assert program is not None
+            return onnxslim.slim(program.model_proto)
         torch.onnx.export(module.eval(), example, stream, dynamo=False, opset_version=17, input_names=names)
-    import onnxslim
-
     return onnxslim.slim(onnx.load_from_string(stream.getvalue()))
 
 
@@ -131,6 +134,22 @@ def channel_shuffle(x: Tensor) -> Tensor:
     return x.view(batch, 3, channels // 3, height, width).transpose(1, 2).reshape(batch, channels, height, width)
 
 
+def unfold_as_mobilevit(x: Tensor) -> Tensor:
+    """2x2 patches, the pixels of one place within the patch as a sequence; and back, around a softmax."""
+    batch, channels, height, width = x.shape
+    rows, columns = height // 2, width // 2
+    y = x.reshape(batch * channels * rows, 2, columns, 2).transpose(1, 2)
+    y = y.reshape(batch, channels, rows * columns, 4).transpose(1, 3).reshape(batch * 4, rows * columns, channels)
+    y = y.softmax(-1)
+    y = y.reshape(batch, 4, rows * columns, channels).transpose(1, 3)
+    return y.reshape(batch * channels * rows, columns, 2, 2).transpose(1, 2).reshape(batch, channels, height, width)
+
+
+def seven_axes(x: Tensor) -> Tensor:
+    y = x.reshape(1, 2, 3, 2, 4, 4, 4).permute(0, 6, 1, 5, 2, 4, 3).reshape(1, 8, 12, 8)
+    return torch.sigmoid(y)
+
+
 def l2_attention(x: Tensor, y: Tensor) -> Tensor:
     """Dual attention: affinity between channels."""
     flat = x.flatten(2)
@@ -163,6 +182,8 @@ def l2_attention(x: Tensor, y: Tensor) -> Tensor:
         (PyramidPooling(6, (1, 2, 4)), 0),
         (Aspp(6), 0),
         (Call(channel_shuffle), 1),
+        (Call(unfold_as_mobilevit), 2),
+        (Call(seven_axes), 2),
         (Call(lambda x: functional.normalize(x, dim=1)), 0),
         (Call(lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)) + x.amax(1, keepdim=True)), 0),
         (Call(lambda x: functional.layer_norm(x, (6, 8, 16))), 0),
@@ -173,6 +194,24 @@ def l2_attention(x: Tensor, y: Tensor) -> Tensor:
 def test_block(agree: Agree, module: nn.Module, most_transposes: int) -> None:
     graph = agree(export(module, (1, 6, 8, 16)))
     assert kinds(graph).count("TRANSPOSE") <= most_transposes
+
+
+class Unpool(nn.Module):
+    """ENet's and SegNet's way up: maxima go back to where they came from. Behind the ReLU many are equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+        self.middle = nn.Conv2d(6, 6, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled, places = self.down(torch.relu(x))
+        return self.up(self.middle(pooled), places) + x
+
+
+@pytest.mark.parametrize("module", [Unpool(), nn.AdaptiveAvgPool2d((3, 5)), nn.ReflectionPad2d(1)])
+def test_block_by_the_torch_export_route(agree: Agree, module: nn.Module) -> None:
+    agree(export(module, (1, 6, 8, 16), dynamo=True))
 
 
 def test_attention_between_two_maps(agree: Agree) -> None:

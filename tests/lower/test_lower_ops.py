@@ -388,6 +388,10 @@ def test_depth_to_space(agree: Agree, mode: str, channels: int) -> None:
     agree(one_node("DepthToSpace", [(1, channels, 4, 5)], blocksize=2, mode=mode))
 
 
+def test_fold_of_blocks(agree: Agree) -> None:
+    agree(one_node("Col2Im", [(1, 18, 20)], ints(8, 15), ints(2, 3), opset=18, strides=[2, 3]))
+
+
 def test_space_to_depth(agree: Agree) -> None:
     agree(one_node("SpaceToDepth", [(1, 3, 4, 6)], blocksize=2))
 

@@ -24,10 +24,12 @@ def counts_of(confusion: np.ndarray, small: np.ndarray | None = None) -> ImageCo
 def draw(rng: np.random.Generator, images: int, classes: int = 5, drop: float = 0.02) -> tuple[np.ndarray, np.ndarray]:
     """Confusion matrices (N, C, C) of a reference and a candidate that is worse by about ``drop``.
 
-    Images differ in what they show (some lack a class) and in how hard they are; what is hard for one is hard for the other.
+    Images are of one size and differ in what they show (some lack a class) and in how hard they are; what is hard for one is
+    hard for the other.
     """
     present = rng.random((images, classes)) < np.linspace(1.0, 0.4, classes)
-    size = present * rng.lognormal(8, 1, (images, classes))
+    weight = present * rng.gamma(1.0, 1.0, (images, classes)) * np.linspace(4.0, 0.5, classes)
+    size = 100_000 * weight / weight.sum(axis=1, keepdims=True)
     hard = rng.beta(2, 10, (images, 1))
     matrices = []
     for extra in (0.0, drop):

@@ -64,7 +64,7 @@ def test_the_border_of_the_image_and_of_ignored_regions_is_no_contour():
     labels = np.zeros((40, 40), np.int16)
     labels[10:20, 10:20] = -1
     assert not band(labels, 5).any()
-    assert default_radius(1024, 2048) == 46
+    assert default_radius(1024, 2048) == 11
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -9,6 +9,7 @@ import scipy.stats
 from populations import counts_of, draw
 
 from edgeseg.errors import DataError
+from edgeseg.metrics.bootstrap import expanded_level
 from edgeseg.metrics.confusion import compute
 from edgeseg.metrics.counts import CountRecord, CountSettings, ImageCounts
 from edgeseg.metrics.drift import DriftAccumulator, DriftResult, Observed, summarize_drift
@@ -26,14 +27,22 @@ def miou_change(reference: np.ndarray, candidate: np.ndarray) -> float:
 
 def test_interval_covers_the_true_change_in_95_of_100_data_sets():
     truth = miou_change(*draw(np.random.default_rng(99), 200_000))
-    trials, images, covered = 1000, 60, 0
+    trials, images, covered = 600, 80, 0
     rng = np.random.default_rng(0)
     for seed in range(trials):
         reference, candidate = draw(rng, images)
-        found = Evidence(counts_of(reference), counts_of(candidate), resamples=500, seed=seed)
+        found = Evidence(counts_of(reference), counts_of(candidate), resamples=400, seed=seed)
         interval = found.segmentation.interval(MIOU)
         covered += interval.low <= truth <= interval.high
     assert 0.93 <= covered / trials <= 0.97
+
+
+@pytest.mark.parametrize("images", [10, 20, 300])
+@pytest.mark.parametrize("level", [0.005, 0.025, 0.05])
+def test_levels_are_those_of_students_distribution(images, level):
+    t = scipy.stats.t.ppf(level, images - 1)
+    expected = scipy.stats.norm.cdf(np.sqrt(images / (images - 1)) * t)
+    assert expanded_level(level, images) == pytest.approx(expected, rel=0.01)
 
 
 def test_interval_equals_scipys():
@@ -44,7 +53,8 @@ def test_interval_equals_scipys():
         lambda index: miou_change(reference[index], candidate[index]),
         vectorized=False,
         n_resamples=4000,
-        method="BCa",
+        method="percentile",
+        confidence_level=1.0 - 2.0 * expanded_level(0.025, 50),
         rng=np.random.default_rng(1),
     ).confidence_interval
     width = theirs.high - theirs.low

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from onnx_nets import filters, images, net, residual, two_convs
 
 from edgeseg.errors import DataError, ModelError
 from edgeseg.onnxgraph import statistics
-from edgeseg.onnxgraph.statistics import collect
+from edgeseg.onnxgraph.statistics import collect, groups_within
+from edgeseg.onnxgraph.view import GraphView
 
 
 def saved(model: onnx.ModelProto, folder: Path) -> Path:
@@ -43,6 +45,17 @@ def test_several_runs_an_image_give_the_same(tmp_path: Path, monkeypatch: pytest
     for name, observer in whole.items():
         assert (observer.low, observer.high) == (parts[name].low, parts[name].high)
         np.testing.assert_array_equal(observer.histogram.counts, parts[name].histogram.counts)
+
+
+def test_groups_fit_the_budget_and_keep_the_order() -> None:
+    view = GraphView(residual())
+    names = list(view.activations())
+    groups = list(groups_within(view, names, 20_000))
+    assert [name for group in groups for name in group] == names
+    sizes = [sum(4 * math.prod(view.shape(name)) for name in group) for group in groups]
+    assert all(size <= 20_000 for size in sizes)
+    assert len(groups) == 4
+    assert list(groups_within(view, names, 1)) == [[name] for name in names]
 
 
 def test_images_are_taken_one_at_a_time(tmp_path: Path) -> None:

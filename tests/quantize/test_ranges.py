@@ -129,6 +129,38 @@ def test_entropy_divergence_is_scipys() -> None:
     assert kl_divergence(p, np.array([1, 1, 0, 1, 1, 1, 1, 1], np.float64)) == np.inf
 
 
+@pytest.mark.parametrize("name", ["normal", "heavy tails", "lopsided"])
+def test_the_entropy_range_is_the_one_that_scipy_finds_by_brute_force(name: str) -> None:
+    """Every clipping tried, on plain histograms that numpy makes: clipped values count for the outermost bins."""
+    from scipy.stats import entropy
+
+    values = np.float32(TENSORS[name])
+    observer = observed(values)
+    edges, width = observer.histogram.edges, observer.histogram.width
+    counts = np.histogram(values[values != 0], edges)[0].astype(float)
+
+    def divergence(limit: float) -> float:
+        inside = (edges[:-1] >= -limit) & (edges[1:] <= limit)
+        kept = counts[inside]
+        p = kept.copy()
+        p[0] += counts[edges[:-1] < -limit].sum()
+        p[-1] += counts[edges[1:] > limit].sum()
+        q = np.zeros_like(kept)
+        for level in range(256):
+            mine = (np.arange(kept.size) * 256 // kept.size == level) & (kept > 0)
+            q[mine] = kept[mine].mean() if mine.any() else 0
+        q = 0.9999 * q / q.sum() + 0.0001 * (p > 0) / (p > 0).sum()
+        return float(entropy(p, q))
+
+    reach = max(-edges[0], edges[-1]) / width
+    limits = np.arange(128, reach + 1) * width
+    best = min(divergence(limit) for limit in limits)
+    found = estimate(observer, "entropy")
+    limit = max(-found.low, found.high)
+    on_grid = np.ceil(limit / width - 1e-6) * width
+    assert divergence(on_grid) <= best * 1.25 + 1e-4
+
+
 def test_entropy_clips_a_far_outlier_and_keeps_a_uniform_tensor() -> None:
     outlier = estimate(observed(TENSORS["one outlier"]), "entropy")
     assert 2 < outlier.high < 60

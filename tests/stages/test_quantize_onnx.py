@@ -30,8 +30,11 @@ def graph_of(model: onnx.ModelProto, folder: Path) -> Graph:
     return Graph.of(path, Format.ONNX)
 
 
+WHOLE = SearchSettings(ends_share=0)
+
+
 def test_the_default_plan(tmp_path: Path) -> None:
-    result = quantize_onnx(graph_of(residual(), tmp_path), images(20), tmp_path / "int8.onnx")
+    result = quantize_onnx(graph_of(residual(), tmp_path), images(20), tmp_path / "int8.onnx", settings=WHOLE)
     quantized = load_model(result.graph.path)
     assert runtime_operators(quantized)["QLinearConv"] == 4
     assert result.share.share == 1
@@ -90,8 +93,20 @@ def test_an_operator_that_int8_ruins_returns_to_float(tmp_path: Path) -> None:
     assert "d" not in result.plan.tensors
 
 
+def test_an_end_of_the_network_stays_float_where_that_pays(tmp_path: Path) -> None:
+    graph = graph_of(residual(), tmp_path)
+    whole = quantize_onnx(graph, images(20), tmp_path / "whole.onnx", settings=WHOLE)
+    result = quantize_onnx(graph, images(20), tmp_path / "int8.onnx", settings=SearchSettings(ends_share=0.15))
+    assert [entry.op for entry in result.float_ops if entry.kind == "Conv"] == ["y"]
+    assert "last of the network" in next(entry.why for entry in result.plan.ops if entry.op == "y")
+    assert result.score_db > whole.score_db + 1
+    kept = quantize_onnx(graph, images(20), tmp_path / "kept.onnx", settings=SearchSettings(ends_share=0.15, ends_gain_db=50))
+    assert kept.graph.digest == whole.graph.digest
+
+
 def test_tensorrt_style_is_simulated_with_symmetric_scales(tmp_path: Path) -> None:
-    result = quantize_onnx(graph_of(residual(), tmp_path), images(8), tmp_path / "q.onnx", style=QdqStyle.TENSORRT)
+    graph = graph_of(residual(), tmp_path)
+    result = quantize_onnx(graph, images(8), tmp_path / "q.onnx", style=QdqStyle.TENSORRT, settings=WHOLE)
     assert result.plan.target == "tensorrt-int8"
     assert {quant.zero_point for quant in result.plan.tensors.values()} == {(0,)}
     assert result.score_db > 22

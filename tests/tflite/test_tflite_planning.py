@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from tf_cases import BY_KIND, C, H, W, builder, conv, finish, inputs, minmax, normal, plan_of, snr
 
+from edgeseg.errors import StageError
 from edgeseg.quantize.plan import Domain, OpPlan
 from edgeseg.quantize.ranges import Range, affine
+from edgeseg.spec import IoType
 from edgeseg.tflite.cost import int8_share, macs, operator_domains
 from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.flatbuffer import serialise
@@ -46,9 +48,9 @@ def test_auto_keeps_float_what_would_cut_the_delegate_and_says_so() -> None:
 
 def test_operators_asked_to_stay_float_and_moves_between_them() -> None:
     made = builder()
-    a = made.op("EXP", ("x",), (1, H, W, C))
+    a = made.op("SIN", ("x",), (1, H, W, C))
     b = made.op("RESHAPE", (a, made.ints("s", [1, H * W, C])), (1, H * W, C), name="moved")
-    graph = finish(made, made.op("EXP", (b,), (1, H * W, C)))
+    graph = finish(made, made.op("SIN", (b,), (1, H * W, C)))
     plan = initial_plan(graph, minmax(graph, inputs(graph)))
     assert [entry.domain for entry in plan.ops] == [Domain.FLOAT] * 3
     assert plan.ops[1].why == "RESHAPE lies between float operators"
@@ -56,6 +58,19 @@ def test_operators_asked_to_stay_float_and_moves_between_them() -> None:
     ranges = minmax(graph, inputs(graph))
     plan = initial_plan(graph, ranges, float_kinds=["CONCATENATION"], float_ops=["conv"])
     assert {entry.op for entry in plan.ops if entry.why == "asked to stay float"} == {"conv", "join"}
+
+
+def test_integer_only_means_no_float_operator() -> None:
+    graph = branches()
+    emitted = quantize(graph, initial_plan(graph, minmax(graph, inputs(graph)), policy=Policy.INTEGER_ONLY), io=IoType.INT8)
+    assert operator_domains(emitted)["float"] == {}
+    assert not any(tensor.dtype == "float32" for tensor in emitted.tensors.values())
+    made = builder()
+    odd = finish(made, made.op("SIN", ("x",), (1, H, W, C), name="wave"))
+    with pytest.raises(StageError, match="'wave' \\(SIN has no integer kernel\\)"):
+        initial_plan(odd, minmax(odd, inputs(odd)), policy=Policy.INTEGER_ONLY)
+    indices = BY_KIND["ARG_MAX"]()
+    initial_plan(indices, minmax(indices, inputs(indices)), policy=Policy.INTEGER_ONLY)
 
 
 def test_scales_are_shared_where_that_saves_a_requantization_at_no_loss() -> None:

@@ -230,6 +230,7 @@ BY_KIND: Mapping[str, Callable[[], TfGraph]] = {
     "MAXIMUM": _of_two("MAXIMUM"),
     "MINIMUM": _of_two("MINIMUM"),
     "ABS": _unary("ABS"),
+    "EXP": _unary("EXP"),
     "RELU": _unary("RELU"),
     "RELU6": _unary("RELU6"),
     "LEAKY_RELU": _unary("LEAKY_RELU", alpha=0.125),

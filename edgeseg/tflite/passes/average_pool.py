@@ -19,6 +19,7 @@ _LARGEST_WINDOW = 64  # positions; beyond that the delegate's pooling is much fa
 
 
 def run(graph: TfGraph) -> tuple[TfGraph, int]:
+    """Every pool whose windows are whole and not too large."""
     edit = Rewriter(graph)
     for op in graph.ops:
         if op.kind != "AVERAGE_POOL_2D" or edit.before.tensors[op.id].dtype != "float32" or not _whole(edit, op):

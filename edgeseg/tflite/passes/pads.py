@@ -19,6 +19,7 @@ _SAME, _VALID = 0, 1
 
 
 def run(graph: TfGraph) -> tuple[TfGraph, int]:
+    """Zero PADs of height and width that convolutions read."""
     edit = Rewriter(graph)
     for op in graph.ops:
         pads = edit.data(op.inputs[1]) if op.kind == "PAD" else None

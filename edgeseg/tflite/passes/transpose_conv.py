@@ -14,6 +14,7 @@ __all__ = ["run"]
 
 
 def run(graph: TfGraph) -> tuple[TfGraph, int]:
+    """Square strides; constant weights; an output of exactly stride times the input."""
     edit = Rewriter(graph)
     for op in graph.ops:
         if op.kind != "TRANSPOSE_CONV":

@@ -1,0 +1,170 @@
+"""Stage: quantize an ONNX graph for TensorRT, and hold it against NVIDIA's rules before NVIDIA does.
+
+Two files come out, with the same numbers: ``model.qdq.onnx`` (opset 17, float32 between the pairs) for TensorRT 8, which is given
+precision flags, and ``model.qdq.fp16.onnx`` (opset 19, float16 between the pairs) for TensorRT 10 and later, which obey the file.
+What onnxruntime makes of them on a CPU is a simulation: the same integers, other kernels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgeseg.data.calibration import CalibrationSet
+from edgeseg.errors import StageError
+from edgeseg.graph import Format, Graph
+from edgeseg.onnxgraph.qdq import QdqStyle
+from edgeseg.onnxgraph.statistics import run_images
+from edgeseg.onnxgraph.trt_rules import Finding, check_trt
+from edgeseg.onnxgraph.view import load_model
+from edgeseg.pipeline import Outcome
+from edgeseg.quantize.estimate import decision_snr
+from edgeseg.quantize.plan import QuantPlan
+from edgeseg.session import ModelInput
+from edgeseg.spec import ModelSpec
+from edgeseg.stages.quantize_onnx import ImageSet, QuantizeResult, SearchSettings, quantize_onnx, read_plan
+from edgeseg.trt.half import to_half
+from edgeseg.trt.opset import HALF_OPSET, WEAK_OPSET, at_opset
+from edgeseg.trt.portable import HALF_SUFFIX
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["SHIP", "TrtQuantized", "half_trt_stage", "prepare_trt_stage", "quantize_trt", "quantize_trt_stage", "write_half"]
+
+SHIP = "ship"
+"""Folder inside the work folder: everything in it belongs into the artifact."""
+
+_STAGE = "quantize"
+_PROBES = 2
+_LEAST_DB = 25.0
+"""Between the float32 and the float16 form of one network; correct ones give 50 dB and more, overflow gives none."""
+
+
+@dataclass(frozen=True)
+class TrtQuantized:
+    """``result``: with the file for TensorRT 8; ``typed``: the one for 10 and later; ``advice``: rules that cost speed."""
+
+    result: QuantizeResult
+    typed: Path
+    typed_db: float
+    advice: tuple[Finding, ...]
+
+
+def quantize_trt_stage(
+    graph: Graph, calibration: CalibrationSet, spec: ModelSpec, work: Path, plan: Path | None = None
+) -> Outcome:
+    """``quantize_trt`` as a stage: both files into ``work/ship``, ``quantization.json`` into ``work``."""
+    del spec  # an adopted graph is NCHW
+    given = read_plan(plan) if plan is not None else None
+    done = quantize_trt(graph, calibration, work, plan=given)
+    (work / "quantization.json").write_bytes(msgspec.json.format(msgspec.json.encode(done.result.plan), indent=1))
+    share = done.result.share
+    advice = Counter(finding.rule.value for finding in done.advice)
+    return Outcome(
+        done.result.graph,
+        (
+            f"{share.int8.total()} of {share.int8.total() + share.others.total()} operators and {share.share:.1%} of the "
+            "multiply-adds in int8, simulated on a CPU",
+            f"{done.typed.name} agrees with it to {done.typed_db:.1f} dB",
+            *(f"advice {rule}: {count}" for rule, count in advice.most_common()),
+            *(f"tried {trial.change}: {trial.score:.1f} dB{', kept' if trial.kept else ''}" for trial in done.result.trials),
+        ),
+    )
+
+
+def quantize_trt(
+    graph: Graph,
+    calibration: ImageSet,
+    work: Path,
+    *,
+    plan: QuantPlan | None = None,
+    settings: SearchSettings | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> TrtQuantized:
+    """Quantize a float ONNX graph symmetrically, with pairs where TensorRT wants them.
+
+    Raises:
+        StageError: nothing could be quantized, the graph cannot be written in the opsets, or the result breaks a rule by which NVIDIA's
+            parser refuses a file.
+        UsageError: the given plan does not fit the graph.
+    """
+    ship = work / SHIP
+    ship.mkdir(exist_ok=True)
+    lowered = _written(at_opset(load_model(graph.path), WEAK_OPSET, stage=_STAGE), work / "opset17.onnx", graph.pixels)
+    result = quantize_onnx(
+        lowered,
+        calibration,
+        ship / "model.qdq.onnx",
+        plan=plan,
+        style=QdqStyle.TENSORRT,
+        settings=settings,
+        progress=progress,
+    )
+    model = load_model(result.graph.path)
+    findings = check_trt(model, max_opset=WEAK_OPSET)
+    _refuse(findings, result.graph.path.name)
+    typed, decibel = write_half(model, result.graph.path, calibration, pixels=graph.pixels, stage=_STAGE)
+    _refuse(check_trt(load_model(typed), max_opset=HALF_OPSET), typed.name)
+    return TrtQuantized(result, typed, decibel, findings)
+
+
+def prepare_trt_stage(graph: Graph, work: Path) -> Outcome:
+    """``model.onnx`` in the opset that every TensorRT reads: what fp32 is built from."""
+    ship = work / SHIP
+    ship.mkdir(exist_ok=True)
+    model = at_opset(load_model(graph.path), WEAK_OPSET, stage="prepare")
+    return Outcome(_written(model, ship / "model.onnx", graph.pixels), (f"opset {WEAK_OPSET}",))
+
+
+def half_trt_stage(graph: Graph, calibration: ImageSet, work: Path) -> Outcome:
+    """``model.fp16.onnx`` from ``model.onnx``: what fp16 is built from in TensorRT 10 and later."""
+    path, decibel = write_half(load_model(graph.path), graph.path, calibration, pixels=graph.pixels, stage="half")
+    del work  # it goes beside its source
+    return Outcome(Graph.of(path, Format.ONNX, pixels=graph.pixels), (f"{decibel:.1f} dB against float32",))
+
+
+def write_half(
+    model: onnx.ModelProto, beside: Path, images: Iterable[ModelInput], *, pixels: bool, stage: str
+) -> tuple[Path, float]:
+    """Write the float16 form of a graph beside its file, proved on a few images. Returns the file and their agreement in dB.
+
+    Raises:
+        StageError: the network's values do not fit into half precision.
+    """
+    pairs = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    half = to_half(at_opset(model, HALF_OPSET, stage=stage) if pairs else model, stage=stage)
+    path = beside.with_name(beside.name.replace(".onnx", HALF_SUFFIX))
+    path.write_bytes(half.SerializeToString())
+    probes = list(islice(images, _PROBES))
+    decibel = decision_snr(run_images(model, probes, pixels=pixels), run_images(half, probes, pixels=pixels))
+    if decibel < _LEAST_DB:
+        raise StageError(
+            f"in half precision the network gives other results ({decibel:.1f} dB on {len(probes)} images): "
+            "its values are too large, or too small, for float16.",
+            hint="Build for tensorrt-fp32, or scale the network's features down.",
+            stage=stage,
+        )
+    return path, decibel
+
+
+def _written(model: onnx.ModelProto, path: Path, pixels: bool) -> Graph:
+    path.write_bytes(model.SerializeToString())
+    return Graph.of(path, Format.ONNX, pixels=pixels)
+
+
+def _refuse(findings: Sequence[Finding], name: str) -> None:
+    refused = [finding for finding in findings if finding.refused]
+    if refused:
+        first = refused[0]
+        raise StageError(
+            f"{name} breaks {len(refused)} of NVIDIA's rules; the first: {first.node} ({first.rule}): {first.message}",
+            hint=f"{first.remedy} 'edgeseg check-trt {name}' lists all.",
+            stage=_STAGE,
+        )

@@ -1,0 +1,152 @@
+"""Cross-layer equalisation: channels of one tensor get like ranges, at no change of what the network computes.
+
+An int8 activation has one scale, so a channel a hundred times smaller than its neighbours keeps one or two bits. Positive
+factors per channel pass through ReLU-like operators, sums, joins, pools and resizes unchanged, and convolutions take them into
+their weights on either side (Nagel et al. 2019, arXiv:1906.04721, section 4.1, for pairs of convolutions). Here every set of
+channels that such operators tie together shares one factor, so it works through joins, skip connections and batch norms
+that could not be folded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseg.tflite.builder import GraphBuilder
+from edgeseg.tflite.channels import ChannelTies, Float64, scales_weights
+from edgeseg.tflite.graph import Array, TfGraph, TfOp
+from edgeseg.tflite.rewrite import prune
+from edgeseg.tflite.runtime import Feed
+from edgeseg.tflite.statistics import collect
+
+__all__ = ["channel_peaks", "equalise"]
+
+_LARGEST_FACTOR = 256.0  # a channel smaller than that beside its neighbours is noise
+_WORTH = 1.5  # graphs in which no factor exceeds this are left alone
+
+
+def channel_peaks(graph: TfGraph, inputs: Iterable[Feed], *, threads: int = 1) -> dict[str, Float64]:
+    """Of each float activation, per index of its last axis: the largest magnitude of all images. float64 (C,)."""
+    largest: dict[str, Float64] = {}
+
+    def watch(name: str, values: Array) -> None:
+        if values.ndim:
+            peaks = np.abs(values).reshape(-1, values.shape[-1]).max(axis=0).astype(np.float64)
+            largest[name] = np.maximum(largest[name], peaks) if name in largest else peaks
+
+    collect(graph, inputs, watch, threads=threads)
+    return largest
+
+
+def equalise(graph: TfGraph, peaks: Mapping[str, Float64]) -> tuple[TfGraph, int]:
+    """The same function with better balanced channels.
+
+    A channel is enlarged until it, or one tied to it, is as large as the largest of its tensor, so no tensor's range grows.
+    Where a reader mixes channels with int8 weights of one scale a row, the factor stops at the geometric mean of what the
+    activation gains and the weights lose.
+
+    Args:
+        graph: float, not changed.
+        peaks: as ``channel_peaks`` gives them.
+
+    Returns:
+        The graph, and how many channels of how many were enlarged by more than half; 0 where it was left as it is.
+    """
+    ties = ChannelTies(graph)
+    factors = _factors(graph, ties, peaks)
+    enlarged = int((factors > _WORTH).sum())
+    if not enlarged:
+        return graph, 0
+    made = graph.copy()
+    build = GraphBuilder(made)
+    made.ops = [_rescaled(build, op, ties, factors) for op in graph.ops]
+    prune(made)
+    return made, enlarged
+
+
+def _factors(graph: TfGraph, ties: ChannelTies, peaks: Mapping[str, Float64]) -> Float64:
+    """One factor for each channel of each tensor, equal among tied ones; float64 (ties.size,)."""
+    room = np.full(ties.size, _LARGEST_FACTOR)
+    for name, channel in ties.members():
+        measured = peaks.get(name)
+        if measured is None or measured.size != channel.size:
+            ties.pin(name)
+            continue
+        largest = measured.max(initial=0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            own = np.where(measured > 0, largest / measured, 1.0)
+        np.minimum.at(room, ties.groups(name), own)
+    for op in graph.ops:
+        if scales_weights(graph, op) and op.kind != "DEPTHWISE_CONV_2D":
+            _leave_weights_precision(graph, ties, op, peaks, room)
+    factors = np.maximum(room, 1.0)
+    factors[ties.pinned()] = 1.0
+    spread: Float64 = factors[ties.roots()]
+    return spread
+
+
+def _leave_weights_precision(graph: TfGraph, ties: ChannelTies, op: TfOp, peaks: Mapping[str, Float64], room: Float64) -> None:
+    """Limit factors to where the activation is as precise as the weights that read it."""
+    source = str(op.inputs[2] if op.kind == "TRANSPOSE_CONV" else op.inputs[0])
+    weights = graph.tensors[str(op.inputs[1])].data
+    measured = peaks.get(source)
+    if weights is None or measured is None:
+        return
+    magnitude = np.abs(np.asarray(weights, np.float64)).reshape(weights.shape[0], -1, weights.shape[-1]).max(axis=1)
+    rows = magnitude.max(axis=1, keepdims=True)
+    share = (magnitude / np.where(rows > 0, rows, 1.0)).max(axis=0)
+    if share.size != measured.size:  # grouped: each column serves one channel of every group
+        share = np.tile(share, measured.size // share.size)
+    largest = measured.max(initial=0.0)
+    present = np.where(measured > 0, measured, largest) / max(largest, np.finfo(np.float64).tiny)
+    limit = np.sqrt(share / np.maximum(present, 1 / _LARGEST_FACTOR**2))
+    np.minimum.at(room, ties.groups(source), np.maximum(limit, 1.0))
+
+
+def _rescaled(build: GraphBuilder, op: TfOp, ties: ChannelTies, factors: Float64) -> TfOp:
+    """The operator on enlarged channels."""
+    graph = build.graph
+    if scales_weights(graph, op):
+        source = str(op.inputs[2] if op.kind == "TRANSPOSE_CONV" else op.inputs[0])
+        into, out = factors[ties.slots(source)], factors[ties.slots(op.id)]
+        if (into == 1).all() and (out == 1).all():
+            return op
+        position = 3 if op.kind == "TRANSPOSE_CONV" else 2
+        weights = graph.tensors[str(op.inputs[1])].data
+        assert weights is not None
+        names = list(op.inputs)
+        names[1] = _constant(build, f"{op.inputs[1]}_equalised", _scaled_weights(op.kind, weights, into, out))
+        if len(op.inputs) > position and op.inputs[position] is not None:
+            bias = graph.tensors[str(op.inputs[position])].data
+            assert bias is not None
+            names[position] = _constant(build, f"{op.inputs[position]}_equalised", np.asarray(bias, np.float64) * out)
+        return replace(op, inputs=tuple(names))
+    if op.kind in {"ADD", "SUB"} and any(graph.is_constant(str(name)) for name in op.inputs):
+        out = factors[ties.slots(op.id)]
+        names = [
+            _constant(build, f"{name}_equalised", np.asarray(data, np.float64) * out)
+            if name is not None and (data := graph.tensors[name].data) is not None and (out != 1).any()
+            else name
+            for name in op.inputs
+        ]
+        return replace(op, inputs=tuple(names))
+    return op
+
+
+def _scaled_weights(kind: str, weights: Array, into: Float64, out: Float64) -> npt.NDArray[np.float64]:
+    values = np.asarray(weights, np.float64)
+    if kind == "DEPTHWISE_CONV_2D":
+        return values * (out / np.repeat(into, out.size // into.size))
+    rows = out.reshape(-1, *[1] * (values.ndim - 1))
+    if values.shape[-1] == into.size:
+        return values * rows / into
+    groups = into.size // values.shape[-1]
+    per_row = np.repeat(into.reshape(groups, -1), out.size // groups, axis=0)
+    return values * rows / per_row.reshape(out.size, *[1] * (values.ndim - 2), -1)
+
+
+def _constant(build: GraphBuilder, base: str, values: npt.NDArray[np.float64]) -> str:
+    return build.constant(base, np.asarray(values, np.float32))

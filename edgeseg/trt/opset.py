@@ -1,0 +1,145 @@
+"""ONNX versions and batch sizes: one graph in the forms that TensorRT's versions read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeseg.errors import StageError
+from edgeseg.onnxgraph.view import GraphView, attribute
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["HALF_OPSET", "WEAK_OPSET", "at_opset", "with_batch"]
+
+WEAK_OPSET = 17
+"""The newest that TensorRT 8.5 and 8.6 read; 10 and 11 read it as well."""
+
+HALF_OPSET = 19
+"""The oldest in which QuantizeLinear takes float16; TensorRT 10 and 11 read it."""
+
+
+def at_opset(model: onnx.ModelProto, version: int, *, stage: str) -> onnx.ModelProto:
+    """A copy in another opset.
+
+    Raises:
+        StageError: an operator has no equal in that opset.
+    """
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    if GraphView(copy).opset == version:
+        return copy
+    for node in copy.graph.node:
+        # Written by PyTorch with its default, for which opset 17 has no attribute; the converter would keep it.
+        if node.op_type.startswith("Reduce") and not attribute(node, "noop_with_empty_axes", 0):
+            kept = [a for a in node.attribute if a.name != "noop_with_empty_axes"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+    try:
+        converted = onnx.version_converter.convert_version(copy, version)
+        onnx.checker.check_model(converted, full_check=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise StageError(
+            f"the graph has opset {GraphView(copy).opset} and cannot be written in {version}: {reason}",
+            hint=f"Export it with opset {version}.",
+            stage=stage,
+        ) from error
+    return converted
+
+
+def with_batch(model: onnx.ModelProto, batch: int | None, *, stage: str) -> onnx.ModelProto:
+    """A copy for another batch size, or for any (None), of a graph made for one image; proved on onnxruntime with two images.
+
+    Raises:
+        StageError: the graph mixes its images, or holds the batch in a way that is not found.
+    """
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.value_info[:]
+    view = GraphView(model)
+    nodes: list[onnx.NodeProto] = []
+    for node in copy.graph.node:
+        if node.op_type == "Reshape":
+            _free_first_length(view, copy, node)
+        elif node.op_type == "Resize":
+            nodes += _sizes_from_input(view, copy, node)
+        nodes.append(node)
+    rewritten = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del copy.graph.node[:]
+    copy.graph.node.extend(rewritten)
+    for value in (copy.graph.input[0], *copy.graph.output):
+        _set_batch(value, None)
+    _prove(model, copy, stage)
+    if batch is not None:
+        for value in (copy.graph.input[0], *copy.graph.output):
+            _set_batch(value, batch)
+    onnx.checker.check_model(copy)
+    return copy
+
+
+def _set_batch(value: onnx.ValueInfoProto, batch: int | None) -> None:
+    dim = value.type.tensor_type.shape.dim[0]
+    if batch is None:
+        dim.dim_param = "batch"
+    else:
+        dim.dim_value = batch
+
+
+def _free_first_length(view: GraphView, model: onnx.ModelProto, node: onnx.NodeProto) -> None:
+    """A Reshape whose first length follows from the others: the batch is the outermost factor, whatever it is merged with."""
+    import onnx
+
+    lengths = view.shape(node.output[0])
+    if not view.is_constant(node.input[1]) or not lengths or min(lengths) < 1:
+        return
+    name = f"{node.output[0]}_any_batch"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray([-1, *lengths[1:]], np.int64), name))
+    node.input[1] = name
+
+
+def _sizes_from_input(view: GraphView, model: onnx.ModelProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """The nodes that give a Resize its sizes: the batch of its input, then the lengths it was written with."""
+    import onnx
+
+    sizes = view.constant(node.input[3]) if len(node.input) > 3 and node.input[3] else None
+    if sizes is None or sizes.size != 4:
+        return []
+    rest, batch, joined = (f"{node.output[0]}_{what}" for what in ("lengths", "batch", "sizes"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(sizes.ravel()[1:].astype(np.int64), rest))
+    source = node.input[0]
+    node.input[3] = joined
+    return [
+        onnx.helper.make_node("Shape", [source], [batch], name=batch, start=0, end=1),
+        onnx.helper.make_node("Concat", [batch, rest], [joined], name=joined, axis=0),
+    ]
+
+
+def _prove(single: onnx.ModelProto, several: onnx.ModelProto, stage: str) -> None:
+    """Two images in one run must give what they give one by one."""
+    from edgeseg.onnxgraph.statistics import open_model
+
+    source = single.graph.input[0]
+    shape = tuple(dim.dim_value for dim in source.type.tensor_type.shape.dim)
+    images = np.random.default_rng(0).normal(0, 1, (2, *shape[1:])).astype(np.float32)
+    one, two = open_model(single), open_model(several)
+    reason = ""
+    try:
+        wanted = np.concatenate([one.run(None, {source.name: image[None]})[0] for image in images])
+        got = two.run(None, {source.name: images})[0]
+        if got.shape != wanted.shape or np.abs(got - wanted).max() > 1e-3 * np.abs(wanted).max():
+            reason = "two images together give another result than one by one"
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own
+        reason = str(error).strip().splitlines()[0]
+    if reason:
+        raise StageError(
+            f"the graph cannot run more than one image at once: {reason}",
+            hint="Build the engine for batch 1, or export the model with a dynamic batch.",
+            stage=stage,
+        )

@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgeseg.bench.memory import MemoryUse
+from edgeseg.bench.statistics import paired_ratio
+from edgeseg.errors import DataError, OutputError, UsageError
+from edgeseg.gate import (
+    Baseline,
+    GateInputs,
+    GateResult,
+    InconclusivePolicy,
+    Outcome,
+    decide,
+    parse_rules,
+    read_baseline,
+    write_baseline,
+)
+from edgeseg.gate.formats import to_json, to_junit, to_markdown
+from edgeseg.metrics.counts import CountSettings, ImageCounts
+from edgeseg.metrics.evidence import Evidence
+
+CLASSES = ("road", "tree", "pole")
+DOUBTFUL = 0.012  # with a spread of 0.06 over 60 images, a drop that may or may not be beyond 2 points
+
+
+def counts(errors: np.ndarray, seed: int = 0, rare: int = 0) -> ImageCounts:
+    """``errors``: (N, 3), share of each class's pixels that is predicted as the next class. ``rare``: images that show a pole
+    (0: all)."""
+    images = errors.shape[0]
+    size = np.random.default_rng(seed).integers(800, 1200, (images, 3))
+    if rare:
+        size[rare:, 2] = 0
+    wrong = (size * errors).round().astype(np.int64)
+    confusion = np.zeros((images, 3, 3), np.int64)
+    for c in range(3):
+        confusion[:, c, c] = size[:, c] - wrong[:, c]
+        confusion[:, c, (c + 1) % 2] += wrong[:, c]
+    zeros = np.zeros((images, 4, 3), np.int64)
+    names = tuple(f"image{i}" for i in range(images))
+    return ImageCounts(CountSettings(classes=CLASSES), names, confusion, zeros[:, :2], zeros, zeros[:, :2])
+
+
+def evidence(drop: float, *, spread: float = 0.02, images: int = 60, only: int | None = None, rare: int = 0) -> Evidence:
+    """A candidate with ``drop`` more errors (in all classes or one), scattered over images."""
+    rng = np.random.default_rng(1)
+    base = rng.uniform(0.05, 0.15, (images, 3))
+    change = np.clip(rng.normal(drop, spread, (images, 3)), -0.05, 0.8)
+    if only is not None:
+        change[:, [c for c in range(3) if c != only]] = 0.0
+    return Evidence.pair(counts(base, rare=rare), counts(base + change, rare=rare), resamples=500)
+
+
+def gate(*rules: str, **inputs) -> GateResult:
+    return decide(parse_rules(rules), GateInputs(**inputs), candidate="build/x", against="reference")
+
+
+def only(result: GateResult):
+    (finding,) = result.findings
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("drop", "outcome", "code"),
+    [(0.0, Outcome.PASS, 0), (0.1, Outcome.FAIL, 3), (DOUBTFUL, Outcome.INCONCLUSIVE, 5)],
+)
+def test_miou_has_three_outcomes(drop, outcome, code):
+    found = evidence(drop, spread=0.06 if drop == DOUBTFUL else 0.02)
+    result = gate("miou:-2pt", evidence=found)
+    finding = only(result)
+    assert result.outcome is finding.outcome is outcome
+    assert result.exit_code() == code
+    true_change = 100 * (found.delta(0).candidate - found.delta(0).reference)
+    assert 100 * finding.measured == pytest.approx(true_change)
+    assert finding.interval.low <= finding.measured <= finding.interval.high
+    assert (result.images, result.rounds) == (60, None)
+
+
+def repeated(counts: ImageCounts, times: int) -> ImageCounts:
+    """The same images several times over, under new names: the same figures from more evidence."""
+    many = counts.select(np.tile(np.arange(len(counts.names)), times))
+    return replace(many, names=tuple(f"image{i}" for i in range(len(many.names))))
+
+
+def test_the_number_of_images_that_would_decide_decides():
+    few = evidence(DOUBTFUL, spread=0.06)
+    finding = only(gate("miou:-2pt", evidence=few))
+    assert finding.outcome is Outcome.INCONCLUSIVE
+    assert finding.needed_what == "images"
+    assert f"about {finding.needed} images" in finding.reason
+    for times, decided in ((finding.needed / 60 * 0.7, False), (finding.needed / 60 * 1.3, True)):
+        whole = round(times)
+        sides = [repeated(side, whole) for side in (few.reference, few.candidate)]
+        again = only(gate("miou:-2pt", evidence=Evidence.pair(*sides)))
+        assert again.measured == pytest.approx(finding.measured)
+        assert (again.outcome is not Outcome.INCONCLUSIVE) is decided, whole
+
+
+def test_a_figure_at_the_limit_is_never_decided():
+    found = evidence(DOUBTFUL)
+    change = 100 * found.delta(0).change
+    finding = only(gate(f"miou:{change:.10f}pt", evidence=found))
+    assert finding.outcome is Outcome.INCONCLUSIVE
+    assert finding.needed is None
+    assert "no number of images" in finding.reason
+
+
+def test_policy_turns_inconclusive_into_pass_or_fail():
+    result = gate("miou:-2pt", evidence=evidence(DOUBTFUL, spread=0.06))
+    assert [result.exit_code(policy) for policy in InconclusivePolicy] == [5, 3, 0]
+    failed = gate("miou:-2pt", "size:1MB", evidence=evidence(DOUBTFUL, spread=0.06), file_bytes=2_000_000)
+    assert failed.outcome is Outcome.FAIL
+    assert failed.exit_code(InconclusivePolicy.PASS) == 3
+
+
+def test_worst_class_names_the_class_that_lost():
+    found = evidence(0.15, only=2)
+    result = gate("worst_class:-2pt", "class.road:-2pt", "class.pole:-2pt", evidence=found)
+    worst, road, pole = result.findings
+    assert (worst.outcome, worst.subject) == (Outcome.FAIL, "pole")
+    assert road.outcome is Outcome.PASS or road.measured < 0  # errors of poles are false positives of other classes
+    assert pole.outcome is Outcome.FAIL
+    # Judged among three classes, the interval is wider than judged alone.
+    assert worst.interval.low < pole.interval.low
+    assert worst.interval.confidence > pole.interval.confidence
+    assert "pole" in worst.reason
+
+
+def test_a_rare_class_is_left_out_by_name_unless_it_looks_bad():
+    fine = only(gate("worst_class:-4pt", evidence=evidence(0.0, spread=0.001, rare=5)))
+    assert fine.outcome is Outcome.PASS
+    assert "Not judged, in fewer than 10 images: pole" in fine.reason
+    bad = only(gate("worst_class:-4pt", evidence=evidence(0.5, only=2, rare=5)))
+    assert (bad.outcome, bad.subject) == (Outcome.INCONCLUSIVE, "pole")
+    assert "too few" in bad.reason
+
+
+def test_too_few_images_are_inconclusive_however_bad():
+    finding = only(gate("miou:-2pt", evidence=evidence(0.3, images=8)))
+    assert finding.outcome is Outcome.INCONCLUSIVE
+    assert "too few" in finding.reason
+
+
+def ratio(factor: float, noise: float = 0.02, rounds: int = 40):
+    rng = np.random.default_rng(0)
+    base = 1e7 * rng.lognormal(0, 0.2, rounds)
+    return paired_ratio(base, base * factor * rng.lognormal(0, noise, rounds))
+
+
+@pytest.mark.parametrize(
+    ("rule", "factor", "outcome"),
+    [
+        ("latency:+5%", 1.0, Outcome.PASS),
+        ("latency:+5%", 1.3, Outcome.FAIL),
+        ("latency:+5%", 1.05, Outcome.INCONCLUSIVE),
+        ("speedup:1.2x", 0.5, Outcome.PASS),
+        ("speedup:1.2x", 1.0, Outcome.FAIL),
+        ("speedup:1.2x", 1 / 1.2, Outcome.INCONCLUSIVE),
+    ],
+)
+def test_latency_and_speedup(rule, factor, outcome):
+    result = gate(rule, latency=ratio(factor))
+    finding = only(result)
+    assert finding.outcome is outcome
+    assert finding.interval.low <= finding.measured <= finding.interval.high
+    expected = factor if rule.startswith("latency") else 1 / factor
+    assert finding.measured == pytest.approx(expected, rel=0.02)
+    assert result.rounds == 40
+
+
+def test_sizes_and_memory_are_exact():
+    memory = MemoryUse(interpreter=10_000_000, loaded=50_000_000, peak=90_000_000, runs=3)
+    inputs = {"file_bytes": 1_000_000, "base_bytes": 4_000_000, "memory": memory}
+    outcomes = [f.outcome for f in gate("size:1MB", "size:0.9MB", "size:0.25x", "size:0.2x", "memory:80MB", **inputs).findings]
+    assert outcomes == [Outcome.PASS, Outcome.FAIL, Outcome.PASS, Outcome.FAIL, Outcome.PASS]
+
+
+@pytest.mark.parametrize("rule", ["miou:-1pt", "latency:+5%", "size:1MB", "memory:1MB", "boundary:-1pt"])
+def test_what_was_not_measured_is_never_a_pass(rule):
+    with pytest.raises(UsageError, match="needs"):
+        gate(rule)
+
+
+def test_a_gate_needs_rules_and_classes_that_exist():
+    with pytest.raises(UsageError, match="no rule"):
+        gate()
+    with pytest.raises(UsageError, match="road, tree, pole"):
+        gate("class.rode:-1pt", evidence=evidence(0.0))
+
+
+def full_result() -> GateResult:
+    return gate(
+        "miou:-2pt",
+        "worst_class:-30pt",
+        "latency:+5%",
+        "size:1kB",
+        evidence=evidence(DOUBTFUL, spread=0.06),
+        latency=ratio(1.0),
+        file_bytes=10_000,
+    )
+
+
+def test_json_has_a_schema_and_comes_back():
+    result = full_result()
+    assert msgspec.json.decode(msgspec.json.encode(result), type=GateResult) == result
+    document = json.loads(to_json(result))
+    assert document["schema"] == 1
+    assert document["outcome"] == "fail"
+    assert [entry["outcome"] for entry in document["findings"]] == ["inconclusive", "pass", "pass", "fail"]
+    assert document["findings"][0]["rule"]["limit"] == -0.02
+
+
+@pytest.mark.parametrize(
+    ("policy", "failures", "skipped"),
+    [(InconclusivePolicy.REPORT, 1, 1), (InconclusivePolicy.FAIL, 2, 0), (InconclusivePolicy.PASS, 1, 0)],
+)
+def test_junit_counts_agree_with_its_cases(policy, failures, skipped):
+    root = ElementTree.fromstring(to_junit(full_result(), policy))
+    (suite,) = root
+    assert root.tag == "testsuites"
+    assert suite.attrib["tests"] == "4" == str(len(suite.findall("testcase")))
+    assert (int(suite.attrib["failures"]), len(suite.findall("testcase/failure"))) == (failures, failures)
+    assert (int(suite.attrib["skipped"]), len(suite.findall("testcase/skipped"))) == (skipped, skipped)
+    assert [case.attrib["name"] for case in suite] == ["miou:-2pt", "worst_class:-30pt", "latency:+5%", "size:1kB"]
+
+
+def test_names_cannot_break_xml_or_markdown():
+    result = decide(parse_rules(("size:1MB",)), GateInputs(file_bytes=1), candidate='a|<b>"\x00', against="c\nd")
+    assert ElementTree.fromstring(to_junit(result)).find(".//testcase").attrib["classname"] == 'a|<b>"\ufffd'
+    table = to_markdown(result).splitlines()
+    assert table[2] == '`a\\|<b>"\x00` against `c d`'
+
+
+def test_markdown_shows_every_rule():
+    text = to_markdown(full_result())
+    assert text.startswith("### edgeseg gate: ❌ fail\n")
+    assert text.count("\n| `") == 4
+    assert "60 images, 40 rounds, 95% intervals" in text
+
+
+def baseline(found: Evidence) -> Baseline:
+    return Baseline(name="x", digest="sha256:0", file_bytes=10, counts=found.candidate.record(), miou=0.7, version="0.1.0")
+
+
+def test_a_baseline_pairs_image_by_image_with_a_later_run(tmp_path):
+    found = evidence(0.02)
+    path = tmp_path / "baseline.json"
+    write_baseline(path, baseline(found))
+    assert list(tmp_path.iterdir()) == [path]
+    stored = ImageCounts.of_record(read_baseline(path).counts)
+    same = only(gate("miou:-0.1pt", evidence=Evidence.pair(stored, found.candidate)))
+    assert same.outcome is Outcome.PASS
+    assert same.measured == 0.0
+    worse = only(gate("miou:-2pt", evidence=Evidence.pair(stored, evidence(0.1).candidate)))
+    assert worse.outcome is Outcome.FAIL
+
+
+def test_a_baseline_that_cannot_be_used_is_explained(tmp_path):
+    path = tmp_path / "baseline.json"
+    with pytest.raises(DataError, match="update-baseline"):
+        read_baseline(path)
+    path.write_text("{}")
+    with pytest.raises(DataError, match="not a baseline"):
+        read_baseline(path)
+    write_baseline(path, msgspec.structs.replace(baseline(evidence(0.0)), schema=99))
+    with pytest.raises(DataError, match="schema 99"):
+        read_baseline(path)
+    with pytest.raises(OutputError, match="Cannot write"):
+        write_baseline(tmp_path / "no" / "baseline.json", baseline(evidence(0.0)))
+
+
+def test_a_class_absent_everywhere_is_not_judged():
+    found = evidence(0.0, spread=0.001)
+    for side in (found.reference, found.candidate):
+        side.confusion[:, 2, :], side.confusion[:, :, 2] = 0, 0
+    again = Evidence.pair(found.reference, found.candidate)
+    assert math.isnan(again.delta(5).change)
+    assert only(gate("worst_class:-4pt", evidence=again)).outcome is Outcome.PASS
