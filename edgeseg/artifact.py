@@ -197,7 +197,7 @@ def load_artifact(path: str | Path) -> Artifact:
 
 @contextlib.contextmanager
 def staging(destination: Path) -> Iterator[Path]:
-    """A new folder beside ``destination`` to work in; it is removed on leaving unless ``install`` moved it away.
+    """A new folder (an absolute path) beside ``destination`` to work in; removed on leaving unless ``install`` moved it away.
 
     What killed processes left behind beside the same destination is removed first.
 
@@ -208,7 +208,7 @@ def staging(destination: Path) -> Iterator[Path]:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         _sweep(destination)
-        work = parent / f".{destination.name}.partial-{os.getpid()}"
+        work = parent.resolve() / f".{destination.name}.partial-{os.getpid()}"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
     except OSError as error:
@@ -222,8 +222,9 @@ def staging(destination: Path) -> Iterator[Path]:
 
 
 def _cannot_write(destination: Path, error: OSError) -> OutputError:
+    reason = "a file is where a folder is needed" if isinstance(error, FileExistsError) else error.strerror or str(error)
     return OutputError(
-        f"Could not write '{destination}': {error.strerror or error} ({error.filename or destination}).",
+        f"Could not write '{destination}': {reason} ({error.filename or destination}).",
         hint="Choose another place with --output, free some disk space, or change the folder's permissions.",
     )
 

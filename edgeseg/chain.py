@@ -90,6 +90,20 @@ class _Lower:
 
 
 @dataclass(frozen=True)
+class _Rewrite:
+    options: ChainOptions
+    name: str = "rewrite"
+    takes: Format | None = Format.TFLITE
+    gives: Format = Format.TFLITE
+
+    def run(self, graph: Graph | None, work: Path) -> Outcome:
+        from edgeseg.stages.rewrite_tflite import rewrite_tflite
+
+        assert graph is not None
+        return rewrite_tflite(graph, work / "rewritten.tflite")
+
+
+@dataclass(frozen=True)
 class _Half:
     options: ChainOptions
     name: str = "half"
@@ -149,9 +163,9 @@ def build_chain(options: ChainOptions) -> list[Stage]:
         case Target.ONNX_INT8:
             stages.append(_QuantizeOnnx(options))
         case Target.TFLITE_FP32:
-            stages.append(_Lower(options))
+            stages += [_Lower(options), _Rewrite(options)]
         case Target.TFLITE_FP16:
-            stages += [_Lower(options), _Half(options)]
+            stages += [_Lower(options), _Rewrite(options), _Half(options)]
         case Target.TFLITE_INT8:
             stages += [_Lower(options), _QuantizeTflite(options)]
     return stages

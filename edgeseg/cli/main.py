@@ -26,6 +26,7 @@ _VERBS = {
     "targets": "What can be built on this machine.",
     "doctor": "What is missing on this machine, and the command that installs it.",
     "demo": "The whole chain on the embedded model and images.",
+    "calib": "Find what is wrong with the calibration images: lint.",
     "data": "Calibration data sets: list, show, prepare.",
     "cache": "The compile cache: show, clear.",
 }
@@ -43,7 +44,7 @@ class _Verbs(click.Group):
         del ctx
         if cmd_name not in _VERBS:
             return None
-        command = importlib.import_module(f"edgeseg.cli.{cmd_name}").command
+        command = importlib.import_module(f"edgeseg.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -60,10 +60,10 @@ def scale_operands(source: Source) -> None:
 def fold_scales(source: Source) -> None:
     """A scalar factor behind a linear operator with constant weights, views between them allowed, goes into the weights."""
     for node in list(source.nodes):
-        producers, consumers = source.producers(), source.consumers()
         found = _factor(source, node)
         if found is None:
             continue
+        producers, consumers = source.producers(), source.consumers()
         chain, linear = [], producers.get(found[0])
         while linear is not None and linear.op in _VIEWS:
             chain.append(linear)

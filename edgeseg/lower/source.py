@@ -6,7 +6,7 @@ Every tensor has a static shape. Nodes whose inputs are all constant (and ``Shap
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -119,14 +119,32 @@ def read_model(model: onnx.ModelProto) -> Source:
         StageError: a shape is not static or not known, or the graph holds what this view cannot (control flow, sparse
             or string tensors).
     """
-    from onnx import helper, inliner, numpy_helper, shape_inference
+    from onnx import inliner
 
     if model.functions:
         model = inliner.inline_local_functions(model)
+    if model.graph.sparse_initializer:
+        raise _cannot("the graph holds sparse initializers")
+    while True:
+        source, left = _read_once(model)
+        unknown = _without_shape(source)
+        if not unknown:
+            break
+        if len(left) == len(model.graph.node):
+            raise _cannot(f"{len(unknown)} tensors have no static shape, the first is '{unknown[0]}'")
+        # What was folded may be what the inference of further shapes waited for.
+        model = _with_constants(model, source, left)
+    for name in (name for node in source.nodes for name in (*node.inputs, *node.outputs) if name):
+        source.dtypes.setdefault(name, "float32")
+    return source
+
+
+def _read_once(model: onnx.ModelProto) -> tuple[Source, list[onnx.NodeProto]]:
+    """The graph with shapes inferred and constants folded as far as one pass leads, and the nodes that are left."""
+    from onnx import helper, numpy_helper, shape_inference
+
     model = shape_inference.infer_shapes(model, data_prop=True)
     graph = model.graph
-    if graph.sparse_initializer:
-        raise _cannot("the graph holds sparse initializers")
     constants: dict[str, Array] = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
     shapes: dict[str, Shape] = {}
     dtypes: dict[str, str] = {}
@@ -148,13 +166,26 @@ def read_model(model: onnx.ModelProto) -> Source:
     for name, value in constants.items():
         shapes.pop(name, None)
         source.add_constant(name, value)
+    left: list[onnx.NodeProto] = []
     for proto in graph.node:
         node = _node(proto)
         if not _fold(proto, node, source):
             source.nodes.append(node)
+            left.append(proto)
     source.prune()
-    _check_known(source)
-    return source
+    return source, left
+
+
+def _with_constants(model: onnx.ModelProto, source: Source, left: list[onnx.NodeProto]) -> onnx.ModelProto:
+    """The model with its folded nodes as initializers, and no inferred shapes."""
+    from onnx import ModelProto, numpy_helper
+
+    result = ModelProto()
+    result.CopyFrom(model)
+    del result.graph.node[:], result.graph.initializer[:], result.graph.value_info[:]
+    result.graph.node.extend(left)
+    result.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in source.constants.items())
+    return result
 
 
 def _node(proto: onnx.NodeProto) -> Node:
@@ -218,17 +249,14 @@ def _evaluate(proto: onnx.NodeProto, source: Source) -> Iterable[Array]:
     return [np.asarray(value) for value in evaluated]
 
 
-def _check_known(source: Source) -> None:
+def _without_shape(source: Source) -> list[str]:
+    """The tensors whose shape is not known, in graph order."""
     for node in source.nodes:
         # onnx infers no shape for functions of the standard that depend on their context.
         if node.op == "GroupNormalization" and node.inputs[0] in source.shapes:
             source.shapes.setdefault(node.outputs[0], source.shapes[node.inputs[0]])
     names = [name for node in source.nodes for name in (*node.inputs, *node.outputs) if name]
-    unknown = [name for name in dict.fromkeys((*source.inputs, *names)) if name not in source.shapes]
-    if unknown:
-        raise _cannot(f"{len(unknown)} tensors have no static shape, the first is '{unknown[0]}'")
-    for name in names:
-        source.dtypes.setdefault(name, "float32")
+    return [name for name in dict.fromkeys((*source.inputs, *names)) if name not in source.shapes]
 
 
 def _cannot(why: str) -> StageError:
@@ -237,8 +265,3 @@ def _cannot(why: str) -> StageError:
         hint="Export at a fixed input size with batch 1 and simplify the graph first.",
         stage=STAGE,
     )
-
-
-def rename_inputs(node: Node, old: str, new: str) -> Node:
-    """The node with every use of ``old`` as an input replaced."""
-    return replace(node, inputs=tuple(new if name == old else name for name in node.inputs))

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg.errors import DataError
-from edgeseg.metrics.number import Score, defined, nan_mean
+from edgeseg.metrics.number import Score, defined, nan_mean, ratio
 
 __all__ = ["Confusion", "Labels", "Matrix", "SegmentationScores", "class_dice", "class_iou", "compute", "empty", "update"]
 
@@ -150,7 +150,7 @@ def _count_pairs(codes: npt.NDArray[np.uint8], cells: int) -> npt.NDArray[np.int
     even = codes.size & ~1
     pairs = np.bincount(codes[:even].view(np.uint16), minlength=1 << 16).reshape(256, 256)
     counts: Matrix = pairs.sum(axis=0) + pairs.sum(axis=1)
-    if False:
+    if even != codes.size:
         counts[codes[-1]] += 1
     return counts[:cells]
 
@@ -158,13 +158,13 @@ def _count_pairs(codes: npt.NDArray[np.uint8], cells: int) -> npt.NDArray[np.int
 def class_iou(confusion: npt.NDArray[np.integer] | Float64) -> Float64:
     """IoU per class of one matrix or a stack of them: (..., C, C + extra) to float64 (..., C), NaN where absent."""
     true_positive, union = _overlap(confusion)
-    return _ratio(true_positive, union)
+    return ratio(true_positive, union)
 
 
 def class_dice(confusion: npt.NDArray[np.integer] | Float64) -> Float64:
     """Dice per class of one matrix or a stack of them: (..., C, C + extra) to float64 (..., C), NaN where absent."""
     true_positive, union = _overlap(confusion)
-    return _ratio(2 * true_positive, union + true_positive)
+    return ratio(2 * true_positive, union + true_positive)
 
 
 def _overlap(confusion: npt.NDArray[np.integer] | Float64) -> tuple[Float64, Float64]:
@@ -173,12 +173,6 @@ def _overlap(confusion: npt.NDArray[np.integer] | Float64) -> tuple[Float64, Flo
     true_positive = np.diagonal(confusion[..., :classes], axis1=-2, axis2=-1).astype(np.float64)
     union = confusion.sum(axis=-1) + confusion[..., :classes].sum(axis=-2) - true_positive
     return true_positive, union.astype(np.float64)
-
-
-def _ratio(numerator: Float64, denominator: Float64) -> Float64:
-    ratio = np.full(numerator.shape, np.nan)
-    np.divide(numerator, denominator, out=ratio, where=denominator > 0)
-    return ratio
 
 
 def compute(confusion: Matrix) -> SegmentationScores:

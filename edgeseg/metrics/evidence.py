@@ -14,7 +14,7 @@ from edgeseg.errors import DataError
 from edgeseg.interval import Interval
 from edgeseg.metrics.bootstrap import Bootstrap, Figures, paired_bootstrap
 from edgeseg.metrics.counts import ImageCounts
-from edgeseg.metrics.number import Score, defined
+from edgeseg.metrics.number import Score, defined, ratio
 
 __all__ = ["DICE", "FIRST_CLASS", "MIOU", "PIXEL_ACCURACY", "Delta", "Evidence"]
 
@@ -121,7 +121,7 @@ class Evidence:
 
         def figures(sums: Float64) -> Float64:
             total, before, _, after = np.split(sums, 4, axis=-1)
-            return _ratio((after - before).sum(axis=-1, keepdims=True), total.sum(axis=-1, keepdims=True))
+            return ratio((after - before).sum(axis=-1, keepdims=True), total.sum(axis=-1, keepdims=True))
 
         return self._bootstrap(self.reference.small, self.candidate.small, figures, np.full(1, has_small))
 
@@ -156,18 +156,18 @@ def segmentation_figures(sums: Float64, classes: int) -> Float64:
     """Sums (..., 3 C) of true positives, false negatives and false positives to (..., 3 + C): mIoU, mean Dice, pixel accuracy and
     IoU per class. NaN and means as in :mod:`edgeseg.metrics.confusion`."""
     tp, fn, fp = sums[..., :classes], sums[..., classes : 2 * classes], sums[..., 2 * classes :]
-    iou, dice = _ratio(tp, tp + fn + fp), _ratio(2 * tp, 2 * tp + fn + fp)
-    accuracy = _ratio(tp.sum(axis=-1, keepdims=True), (tp + fn).sum(axis=-1, keepdims=True))
+    iou, dice = ratio(tp, tp + fn + fp), ratio(2 * tp, 2 * tp + fn + fp)
+    accuracy = ratio(tp.sum(axis=-1, keepdims=True), (tp + fn).sum(axis=-1, keepdims=True))
     return np.concatenate((_mean(iou), _mean(dice), accuracy, iou), axis=-1)
 
 
 def boundary_figures(sums: Float64) -> Float64:
     """Sums (..., 6 C) of ``boundary`` and ``contour`` counts to (..., 2): mean boundary IoU, mean boundary F-score."""
     intersection, union, hit, predicted, found, true = np.split(sums, 6, axis=-1)
-    iou = _ratio(intersection, union)
+    iou = ratio(intersection, union)
     # With precision = hit / predicted and recall = found / true, a class that one side lacks has F = 0, one that both lack none.
-    precision, recall = np.nan_to_num(_ratio(hit, predicted)), np.nan_to_num(_ratio(found, true))
-    f_score = np.nan_to_num(_ratio(2 * precision * recall, precision + recall))
+    precision, recall = np.nan_to_num(ratio(hit, predicted)), np.nan_to_num(ratio(found, true))
+    f_score = np.nan_to_num(ratio(2 * precision * recall, precision + recall))
     f_score[(predicted + true) == 0] = np.nan
     return np.concatenate((_mean(iou), _mean(f_score)), axis=-1)
 
@@ -185,15 +185,9 @@ def _delta(before: float, after: float, interval: Interval | None) -> Delta:
     return Delta(reference=float(before), candidate=float(after), change=float(after - before), interval=interval)
 
 
-def _ratio(numerator: Float64, denominator: Float64) -> Float64:
-    ratio = np.full(numerator.shape, np.nan)
-    np.divide(numerator, denominator, out=ratio, where=denominator > 0)
-    return ratio
-
-
 def _mean(values: Float64) -> Float64:
     """Mean over the last axis, kept, of what is not NaN; NaN where nothing is."""
     present = ~np.isnan(values)
-    return _ratio(
+    return ratio(
         np.where(present, values, 0.0).sum(axis=-1, keepdims=True), present.sum(axis=-1, keepdims=True).astype(np.float64)
     )

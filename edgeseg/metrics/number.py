@@ -6,7 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-__all__ = ["Score", "defined", "nan_mean"]
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Score", "defined", "nan_mean", "ratio"]
 
 if TYPE_CHECKING:
     Score: TypeAlias = float
@@ -33,3 +36,14 @@ def nan_mean(values: Sequence[float]) -> float:
     """
     kept = [value for value in values if not math.isnan(value)]
     return math.fsum(kept) / len(kept) if kept else math.nan
+
+
+def ratio(numerator: npt.NDArray[np.float64], denominator: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Elementwise quotient of two arrays of one shape; NaN where the denominator is 0.
+
+    >>> ratio(np.array([1.0, 0.0]), np.array([2.0, 0.0]))
+    array([0.5, nan])
+    """
+    quotient = np.full(numerator.shape, np.nan)
+    np.divide(numerator, denominator, out=quotient, where=denominator > 0)
+    return quotient

@@ -101,7 +101,7 @@ class AgreementCheck:
                 f"{record.snr_db:.1f} dB and {record.argmax:.2%} equal decisions, at least {floor.snr_db:.0f} dB and "
                 f"{floor.argmax:.1%} are required.{worst}",
                 hint="Nothing was written. Check that calibration images and preprocessing fit the model "
-                "(edgeseg eval --target torch), or try another target.",
+                "(edgeseg eval MODEL), or try another target.",
             )
         self._kept, self._kept_name = outputs, stage.name
         return record

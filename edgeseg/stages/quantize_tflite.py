@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgeseg.cache import default_cache_root
 from edgeseg.data.calibration import CalibrationSet
 from edgeseg.errors import StageError, UsageError
 from edgeseg.graph import Format, Graph
@@ -22,16 +21,16 @@ from edgeseg.quantize.plan import Domain, QuantPlan
 from edgeseg.quantize.ranges import choose
 from edgeseg.session import Float32, ModelInput
 from edgeseg.spec import IoType, ModelSpec, OutputKind
+from edgeseg.stages.rewrite_tflite import best_float, operator_costs
 from edgeseg.tflite.cost import int8_share
 from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.flatbuffer import read, write
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.judge import Judge
-from edgeseg.tflite.passes import apply
+from edgeseg.tflite.passes import PASSES, apply
 from edgeseg.tflite.pixels import Normalisation, PixelInput, fold_input_normalisation
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import PassReport, prepare
-from edgeseg.tflite.probe import CostTable, probe
 from edgeseg.tflite.search import EFFORTS, SearchResult, SearchSettings, pareto, search
 from edgeseg.tflite.statistics import activations, collect
 
@@ -141,7 +140,7 @@ def _prepare(
     options.progress("rewrites")
     boundary = Domain.FLOAT if options.io is IoType.FLOAT32 else Domain.INT8
     if given is None:
-        graph, report = prepare(original, _costs, boundary=boundary, int8=True)
+        graph, report = _rewritten(original, boundary, options)
     else:
         graph, places = apply(original, given.passes)
         report = PassReport(places, ())
@@ -158,8 +157,12 @@ def _prepare(
     return prepared, (report.text, "takes exact pixels")
 
 
-def _costs(graph: TfGraph) -> CostTable:
-    return probe(graph, store=default_cache_root() / "probe")
+def _rewritten(original: TfGraph, boundary: Domain, options: QuantizeOptions) -> tuple[TfGraph, PassReport]:
+    """The policy ``full`` wants everything in int8, so it takes every rewrite that makes that possible; otherwise the fast ones."""
+    if options.policy == "full":
+        graph, places = apply(original, tuple(PASSES))
+        return graph, PassReport({name: count for name, count in places.items() if count}, ())
+    return prepare(original, operator_costs, boundary=boundary, int8=True)
 
 
 def _plan(
@@ -190,7 +193,7 @@ def _plan(
             hint=f"Policies: auto, full, float-ops=KIND,KIND. Efforts: {', '.join(EFFORTS)}.",
         )
     options.progress("operator times")
-    costs = _costs(prepared.graph)
+    costs = operator_costs(prepared.graph)
     images = list(islice(calibration, _JUDGED[options.effort]))
     result = search(
         prepared.graph,
@@ -204,6 +207,7 @@ def _plan(
             boundary=Domain.FLOAT if options.io is IoType.FLOAT32 else Domain.INT8,
             deadline=deadline,
             fixed=fixed,
+            baseline=(best_float(original)[0], _values(images[0])),
             progress=options.progress,
         ),
     )

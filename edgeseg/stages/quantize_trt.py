@@ -91,8 +91,8 @@ def quantize_trt(
     """Quantize a float ONNX graph symmetrically, with pairs where TensorRT wants them.
 
     Raises:
-        StageError: nothing could be quantized, the graph cannot be written in the opsets, or the result breaks a rule by which NVIDIA's
-            parser refuses a file.
+        StageError: nothing could be quantized, the graph cannot be written in the opsets, or the result breaks a rule by
+            which NVIDIA's parser refuses a file.
         UsageError: the given plan does not fit the graph.
     """
     ship = work / SHIP

@@ -38,6 +38,8 @@ def scales_weights(graph: TfGraph, op: TfOp) -> bool:
         and graph.tensors[str(op.inputs[0])].shape[-1] != graph.tensors[str(op.inputs[1])].shape[-1]
     ):
         return False  # it flattens several axes: its columns are no channels
+    if graph.is_constant(str(op.inputs[2] if op.kind == "TRANSPOSE_CONV" else op.inputs[0])):
+        return False
     fixed = [op.inputs[1], *op.inputs[_LINEAR[op.kind] :]]
     return all(graph.is_constant(name) for name in fixed if name is not None)
 

@@ -34,7 +34,7 @@ class _Form:
 _FLOAT = _Form("float32")
 
 
-def quantize(graph: TfGraph, plan: QuantPlan, *, io: IoType = IoType.FLOAT32) -> TfGraph:
+def quantize(graph: TfGraph, plan: QuantPlan, *, io: IoType = IoType.FLOAT32, integer_only: bool = False) -> TfGraph:
     """The graph with each operator in its planned domain.
 
     Tensors keep their names in the form their operator computes (or, for inputs and outputs, in the form the file shows);
@@ -46,15 +46,18 @@ def quantize(graph: TfGraph, plan: QuantPlan, *, io: IoType = IoType.FLOAT32) ->
             operator reads or writes.
         io: the type of the file's float inputs and outputs. uint8 is int8 with all integers 128 higher. Outputs that are
             no float in the given graph (an argmax) stay as they are.
+        integer_only: convert between integers directly, also where the delegate does not and the way through float is
+            faster; for hardware without float.
 
     Raises:
         StageError: the plan asks for what no kernel does, or lacks a tensor.
     """
-    return _Emitter(graph, plan, io).run()
+    return _Emitter(graph, plan, io, integer_only=integer_only).run()
 
 
 class _Emitter:
-    def __init__(self, graph: TfGraph, plan: QuantPlan, io: IoType) -> None:
+    def __init__(self, graph: TfGraph, plan: QuantPlan, io: IoType, *, integer_only: bool) -> None:
+        self._integer_only = integer_only
         self._graph = graph
         self._plan = plan
         self._io = io
@@ -100,7 +103,7 @@ class _Emitter:
         if shown == inner:
             self._register(name, inner, made)
         else:
-            self._forms[(name, shown)] = made
+            self._register(name, shown, made)
             self._register(name, inner, self._convert(name, made, inner))
 
     def _output(self, name: str) -> str:
@@ -167,11 +170,11 @@ class _Emitter:
         name, form = op.outputs[0], self._planned(op.outputs[0], Domain.INT8)
         source = str(op.inputs[0])
         native = self._native[source]
-        if native.quant is not None and form.quant is not None and not requantizes(native.quant, form.quant):
+        if self._through_float(self._form(source, native), form):
             native = _FLOAT
-        stored = self._form(source, native)
+        read = self._form(source, native)
         made = self._declare(name, form)
-        self._build.graph.ops.append(TfOp("QUANTIZE", (stored,), (made,), {}, "QuantizeOptions"))
+        self._build.graph.ops.append(TfOp("QUANTIZE", (read,), (made,), {}, "QuantizeOptions"))
 
     def _output_forms(self, op: TfOp, rule: OpRule, domain: Domain) -> list[_Form]:
         """The form of each output as the kernel computes it."""
@@ -262,13 +265,19 @@ class _Emitter:
 
     def _convert(self, name: str, source: str, form: _Form) -> str:
         kind = "DEQUANTIZE" if form == _FLOAT else "QUANTIZE"
-        before = self._build.graph.tensors[source].quant
-        if before is not None and form.quant is not None and not requantizes(before, form.quant):
+        if self._through_float(source, form):
             source = self._form(name, _FLOAT)
         shape = self._graph.tensors[name].shape
         made = self._build.op(kind, (source,), shape, name=self._label(name, form), dtype=form.dtype, quant=form.quant)
         self._forms[(name, form)] = made
         return made
+
+    def _through_float(self, source: str, form: _Form) -> bool:
+        """Whether integers reach another integer form faster by way of float."""
+        before = self._build.graph.tensors[source]
+        if self._integer_only or before.quant is None or form.quant is None:
+            return False
+        return not requantizes(before, form.dtype, form.quant)
 
     def _declare(self, name: str, form: _Form) -> str:
         """A new tensor for what an operator computes; it is the form in which others find it."""

@@ -25,24 +25,27 @@ from edgeseg.tflite.statistics import collect
 __all__ = ["channel_peaks", "equalise"]
 
 _LARGEST_FACTOR = 256.0  # a channel smaller than that beside its neighbours is noise
-_WORTH = 1.5  # graphs in which no factor exceeds this are left alone
+_TINY = 1e-12
+_WORTH = 1.5  # a graph in which no factor exceeds this is left alone
 
 
 def channel_peaks(graph: TfGraph, inputs: Iterable[Feed], *, threads: int = 1) -> dict[str, Float64]:
-    """Of each float activation, per index of its last axis: the largest magnitude of all images. float64 (C,)."""
-    largest: dict[str, Float64] = {}
+    """Of each float activation, per index of its last axis: the largest magnitude, averaged over the images. float64 (C,)."""
+    sums: dict[str, Float64] = {}
 
     def watch(name: str, values: Array) -> None:
         if values.ndim:
             peaks = np.abs(values).reshape(-1, values.shape[-1]).max(axis=0).astype(np.float64)
-            largest[name] = np.maximum(largest[name], peaks) if name in largest else peaks
+            sums[name] = sums[name] + peaks if name in sums else peaks
 
-    collect(graph, inputs, watch, threads=threads)
-    return largest
+    count = collect(graph, inputs, watch, threads=threads)
+    return {name: total / count for name, total in sums.items()}
 
 
 def equalise(graph: TfGraph, peaks: Mapping[str, Float64]) -> tuple[TfGraph, int]:
     """The same function with better balanced channels.
+
+    It helps where channels of one tensor differ much and readers are depthwise, and can cost a little elsewhere: measure.
 
     A channel is enlarged until it, or one tied to it, is as large as the largest of its tensor, so no tensor's range grows.
     Where a reader mixes channels with int8 weights of one scale a row, the factor stops at the geometric mean of what the
@@ -53,7 +56,7 @@ def equalise(graph: TfGraph, peaks: Mapping[str, Float64]) -> tuple[TfGraph, int
         peaks: as ``channel_peaks`` gives them.
 
     Returns:
-        The graph, and how many channels of how many were enlarged by more than half; 0 where it was left as it is.
+        The graph, and how many channels were enlarged by half or more; with 0 it is the graph given.
     """
     ties = ChannelTies(graph)
     factors = _factors(graph, ties, peaks)
@@ -89,20 +92,20 @@ def _factors(graph: TfGraph, ties: ChannelTies, peaks: Mapping[str, Float64]) ->
 
 
 def _leave_weights_precision(graph: TfGraph, ties: ChannelTies, op: TfOp, peaks: Mapping[str, Float64], room: Float64) -> None:
-    """Limit factors to where the activation is as precise as the weights that read it."""
+    """Limit factors to where a channel has the same share of its tensor's range as its weights have of their rows' (Nagel
+    et al. 2019, equation 11)."""
     source = str(op.inputs[2] if op.kind == "TRANSPOSE_CONV" else op.inputs[0])
     weights = graph.tensors[str(op.inputs[1])].data
     measured = peaks.get(source)
     if weights is None or measured is None:
         return
-    magnitude = np.abs(np.asarray(weights, np.float64)).reshape(weights.shape[0], -1, weights.shape[-1]).max(axis=1)
-    rows = magnitude.max(axis=1, keepdims=True)
-    share = (magnitude / np.where(rows > 0, rows, 1.0)).max(axis=0)
+    columns = np.abs(np.asarray(weights, np.float64)).reshape(weights.shape[0], -1, weights.shape[-1]).max(axis=1)
+    rows = columns.max(axis=1, keepdims=True)
+    share = (columns / np.where(rows > 0, rows, 1.0)).max(axis=0)
     if share.size != measured.size:  # grouped: each column serves one channel of every group
         share = np.tile(share, measured.size // share.size)
-    largest = measured.max(initial=0.0)
-    present = np.where(measured > 0, measured, largest) / max(largest, np.finfo(np.float64).tiny)
-    limit = np.sqrt(share / np.maximum(present, 1 / _LARGEST_FACTOR**2))
+    present = measured / max(float(measured.max(initial=0.0)), _TINY)
+    limit = np.sqrt(share / np.maximum(present, _TINY))
     np.minimum.at(room, ties.groups(source), np.maximum(limit, 1.0))
 
 

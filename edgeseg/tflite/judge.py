@@ -106,17 +106,16 @@ def _centred(logits: Float32) -> Float32:
 
 
 def latency(
-    graphs: Sequence[TfGraph],
-    image: Feed,
+    graphs: Sequence[tuple[TfGraph, Feed]],
     *,
     threads: int = 1,
     rounds: int = 15,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> list[float]:
-    """Median milliseconds of one run of each graph, measured in turn (A B C A B C ...) so that drift hits all alike."""
+    """Median milliseconds of one run of each graph on its image, in turn (A B C A B C ...), so that drift hits all alike."""
     with ExitStack() as stack:
-        loaded = [stack.enter_context(LoadedGraph(graph, threads=threads)) for graph in graphs]
-        for one in loaded:
+        loaded = [stack.enter_context(LoadedGraph(graph, threads=threads)) for graph, _ in graphs]
+        for one, (_, image) in zip(loaded, graphs, strict=True):
             one.feed(image)
             one.invoke()
         samples: list[list[int]] = [[] for _ in loaded]

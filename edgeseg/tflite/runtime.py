@@ -9,6 +9,7 @@ from typing import Protocol, Self, TypeAlias, cast
 import numpy as np
 
 from edgeseg.errors import DataError, ModelError, missing_extra
+from edgeseg.noise import captured_stderr
 from edgeseg.tflite.flatbuffer import serialise
 from edgeseg.tflite.graph import Array, TfGraph
 
@@ -44,11 +45,12 @@ def open_interpreter(model: Path | bytes, *, threads: int = 1) -> Interpreter:
     except ImportError as error:
         raise missing_extra("ai-edge-litert", "tflite", "to run TFLite files") from error
     try:
-        if isinstance(model, Path):
-            found = cast(Interpreter, LiteRt(model_path=str(model), num_threads=threads))
-        else:
-            found = cast(Interpreter, LiteRt(model_content=model, num_threads=threads))
-        found.allocate_tensors()
+        with captured_stderr():  # it announces its delegate there; a refusal comes as an exception
+            if isinstance(model, Path):
+                found = cast(Interpreter, LiteRt(model_path=str(model), num_threads=threads))
+            else:
+                found = cast(Interpreter, LiteRt(model_content=model, num_threads=threads))
+            found.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         shown = model if isinstance(model, Path) else "the graph"
         raise ModelError(

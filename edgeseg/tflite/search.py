@@ -39,24 +39,34 @@ __all__ = ["EFFORTS", "Candidate", "Effort", "SearchResult", "SearchSettings", "
 log = logging.getLogger("edgeseg.search")
 
 _SAME_TIME = 1.03
-_COVERED = 0.95  # of all harm: the tensors that do it get their own estimator
+_CAUTION = (
+    0.6  # of the budget is spent: calibration images are often training images, on which a network is surer than on others
+)
 _BETTER = 0.9
 _FINALISTS = 5
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured. ``harm_images``: images per single source of noise. ``steps``: of the bisection over the price."""
+    """How much is measured.
+
+    Attributes:
+        harm_images: images per single source of noise.
+        covered: share of all harm whose tensors get an estimator of their own.
+        steps: of the bisection over the price.
+        rounds: of timing the finalists.
+    """
 
     estimators: tuple[str, ...]
     harm_images: int
+    covered: float
     steps: int
     rounds: int
 
 
 EFFORTS: Mapping[str, Effort] = {
-    "quick": Effort(("mse", "percentile-99.99", "minmax"), 1, 6, 7),
-    "normal": Effort(("mse", "percentile-99.99", "percentile-99.9", "mean-minmax", "minmax"), 2, 9, 15),
+    "quick": Effort(("mse", "percentile-99.99", "minmax"), 1, 0.6, 6, 7),
+    "normal": Effort(("mse", "percentile-99.99", "percentile-99.9", "mean-minmax", "minmax"), 2, 0.95, 9, 15),
     "max": Effort(
         (
             "mse",
@@ -69,6 +79,7 @@ EFFORTS: Mapping[str, Effort] = {
             "minmax",
         ),
         4,
+        0.99,
         12,
         31,
     ),
@@ -78,13 +89,15 @@ EFFORTS: Mapping[str, Effort] = {
 @dataclass(frozen=True)
 class SearchSettings:
     """``budget``: points of mIoU. ``boundary``: the domain in which the file's input arrives and its output is wanted.
-    ``deadline``: of ``time.monotonic``. ``fixed``: tensors whose quantization is given (pixels, say)."""
+    ``deadline``: of ``time.monotonic``. ``fixed``: tensors whose quantization is given (pixels, say).
+    ``baseline``: the float graph to be faster than, and an image as it takes it; the searched graph itself where None."""
 
     budget: float
     effort: Effort
     boundary: Domain
     deadline: float
     fixed: Mapping[str, TensorQuant] = field(default_factory=dict)
+    baseline: tuple[TfGraph, Feed] | None = None
     progress: Callable[[str], None] = field(default=lambda _: None)
 
     @property
@@ -154,13 +167,18 @@ class _Search:
         self._ranges: dict[str, TensorQuant] = {}
         self._estimator = ""
 
+    @property
+    def _budget(self) -> float:
+        """Points of expected loss that a mixture may have on calibration images."""
+        return _CAUTION * self._settings.budget
+
     def run(self) -> SearchResult:
         settings = self._settings
         settings.progress("ranges")
         self._choose_estimator()
         settings.progress("fastest assignment")
         fastest = self._try(assign(self._choices(), self._links()), "fastest")
-        if fastest.score.drop > settings.budget:
+        if fastest.score.drop > self._budget:
             self._measure_harm(fastest)
             self._bisect()
             self._polish()
@@ -213,7 +231,7 @@ class _Search:
         """Give each of the tensors that do most of the harm the estimator whose range does least of it at the output."""
         total, covered, changed = sum(harm.values()), 0.0, 0
         for name in sorted(harm, key=lambda one: harm[one], reverse=True):
-            if covered >= _COVERED * total or late() or name in self._settings.fixed:
+            if covered >= self._settings.effort.covered * total or late() or name in self._settings.fixed:
                 break
             covered += harm[name]
             for estimator in self._settings.effort.estimators:
@@ -243,7 +261,7 @@ class _Search:
             middle = (low + high) / 2
             self._settings.progress(f"assignment {step + 1} of {self._settings.effort.steps}")
             candidate = self._try(assign(choices, links, math.exp(middle)), f"price {math.exp(middle):.3g}")
-            if candidate.score.drop <= self._settings.budget:
+            if candidate.score.drop <= self._budget:
                 high = middle
             else:
                 low = middle
@@ -251,7 +269,7 @@ class _Search:
     def _polish(self) -> None:
         """From the cheapest assignment within the budget, move float operators back to int8 where that saves time and the
         measured loss allows it, the greatest saving for the least harm first."""
-        inside = [one for one in self._tried.values() if one.score.drop <= self._settings.budget]
+        inside = [one for one in self._tried.values() if one.score.drop <= self._budget]
         if not inside:
             return
         current = min(inside, key=lambda one: one.predicted_us)
@@ -277,7 +295,7 @@ class _Search:
             attempts += 1
             self._settings.progress(f"polish {attempts}")
             candidate = self._try(grown, f"with {choice.op}")
-            if candidate.score.drop <= self._settings.budget:
+            if candidate.score.drop <= self._budget:
                 current = candidate
 
     # ----------------------------------------------------------------------------------------------- measuring
@@ -329,11 +347,12 @@ class _Search:
 
     def _decide(self) -> SearchResult:
         everyone = sorted(self._tried.values(), key=lambda one: one.predicted_us)
-        inside = [one for one in everyone if one.score.drop <= self._settings.budget]
+        inside = [one for one in everyone if one.score.drop <= self._budget]
         finalists = inside[:_FINALISTS] or [min(everyone, key=lambda one: one.score.noise)]
         self._settings.progress("latency")
-        graphs = [self._graph, *(quantize(self._graph, one.plan) for one in finalists)]
-        times = latency(graphs, self._image, rounds=self._settings.effort.rounds)
+        baseline = self._settings.baseline or (self._graph, self._image)
+        emitted = [(quantize(self._graph, one.plan), self._image) for one in finalists]
+        times = latency([baseline, *emitted], rounds=self._settings.effort.rounds)
         timed = [replace(one, latency_ms=ms) for one, ms in zip(finalists, times[1:], strict=True)]
         # Times this close are the same on any other day; the better of two equals is the one that loses less.
         limit = _SAME_TIME * min(one.latency_ms or math.inf for one in timed)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import cast
 
 from edgeseg.quantize.plan import Domain
-from edgeseg.tflite.graph import Quant, TfGraph, TfOp
+from edgeseg.tflite.graph import Quant, TfGraph, TfOp, TfTensor
 
 __all__ = [
     "RELU_LIMITS",
@@ -164,9 +164,14 @@ def saturates_alike(kind: str, quant: Quant | None) -> bool:
     return quant.scale[0] * 255 <= limit * (1 + 1e-6)
 
 
-def requantizes(before: Quant, after: Quant) -> bool:
-    """Whether the delegate converts integers from one scale to the other; otherwise the way through float is faster."""
-    return 2.0**-8 <= before.scale[0] / after.scale[0] <= 2.0**7
+def requantizes(before: TfTensor, dtype: str, after: Quant) -> bool:
+    """Whether the delegate converts a quantized tensor's integers to another scale directly.
+
+    Where it does not (int8 to uint8, scales far apart, int16), the way through float is faster than the reference kernel.
+    """
+    if before.quant is None or before.dtype != "int8" or dtype != "int8":
+        return False
+    return 2.0**-8 <= before.quant.scale[0] / after.scale[0] <= 2.0**7
 
 
 def delegated(op: TfOp, graph: TfGraph, domain: Domain) -> bool:

@@ -1,8 +1,8 @@
 """The kit that builds the engine elsewhere: a script that needs only tensorrt, trtexec's lines, and a calibration table.
 
 The table is TensorRT's own text format: a line with version and algorithm, then ``name: hex`` with the scale (largest magnitude
-/ 127) as the eight hex digits of its big-endian float32. It serves implicit quantization (``trtexec --int8 --calib``) of the float graph in
-TensorRT 8 and 10; TensorRT 11 has none. Explicit Q/DQ, the file beside it, is the route that works in all of them.
+/ 127) as the eight hex digits of its big-endian float32. It serves implicit quantization (``trtexec --int8 --calib``) of the
+float graph in TensorRT 8 and 10; TensorRT 11 has none. Explicit Q/DQ, the file beside it, is the route that works in all of them.
 """
 
 from __future__ import annotations

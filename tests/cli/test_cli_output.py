@@ -23,7 +23,13 @@ def compiled(workshop: Workshop, folder: Path, output: str | Path, target: str =
 def test_output_below_a_file(workshop: Workshop, tmp_path: Path) -> None:
     """A place where nobody, not even root, can make a folder."""
     (tmp_path / "file").touch()
-    refused(compiled(workshop, tmp_path, "file/out"), 1, "Could not write 'file/out'", "Not a directory", "--output")
+    refused(
+        compiled(workshop, tmp_path, "file/out"),
+        1,
+        "Could not write 'file/out'",
+        "a file is where a folder is needed (file)",
+        "--output",
+    )
     assert files_below(tmp_path) == ["file"]
 
 
@@ -60,16 +66,14 @@ def test_older_artifact_is_replaced(workshop: Workshop, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("which", ["first", "model", "largest"])
 @pytest.mark.parametrize("target", ["onnx-int8", "tflite-int8"])
-def test_disk_full(
-    workshop: Workshop, tmp_path: Path, artifact: Callable[[str], Path], target: str, which: str
-) -> None:
+def test_disk_full(workshop: Workshop, tmp_path: Path, artifact: Callable[[str], Path], target: str, which: str) -> None:
     """Writing fails in the first stage, at the file to ship, or at the largest file of all (the manifest, say).
 
     A limit on the size of the files that the process may write makes ``write`` fail as a full disk does (EFBIG for ENOSPC).
     """
     good = artifact(target)
     sizes = {path.name: path.stat().st_size for path in good.iterdir()}
-    limit = {"first": 1024, "model": sizes[f"model.{target.split('-')[0]}"] - 1, "largest": max(sizes.values()) - 1}[which]
+    limit = {"first": 1024, "model": sizes[f"model.{target.partition('-')[0]}"] - 1, "largest": max(sizes.values()) - 1}[which]
     keeper = tmp_path / "out"
     keeper.mkdir()
 

@@ -84,6 +84,20 @@ class Attention(nn.Module):
         return x + self.out(mixed).transpose(1, 2).reshape(batch, channels, height, width)
 
 
+class ReducedAttention(nn.Module):
+    """Few keys for many queries, with the scores scaled behind the product, as SegFormer has it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.q, self.k = nn.Linear(channels, channels), nn.Linear(channels, channels)
+        self.reduce = nn.Conv2d(channels, channels, 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.q(x.flatten(2).transpose(1, 2))
+        reduced = self.reduce(x).flatten(2).transpose(1, 2)
+        return (q @ self.k(reduced).transpose(1, 2) / 3.7).softmax(-1) @ reduced
+
+
 class WindowAttention(nn.Module):
     """Swin's shift, window partition and their reverse, around a linear layer."""
 
@@ -212,6 +226,13 @@ class Unpool(nn.Module):
 @pytest.mark.parametrize("module", [Unpool(), nn.AdaptiveAvgPool2d((3, 5)), nn.ReflectionPad2d(1)])
 def test_block_by_the_torch_export_route(agree: Agree, module: nn.Module) -> None:
     agree(export(module, (1, 6, 8, 16), dynamo=True))
+
+
+def test_scale_of_attention_scores_goes_into_the_weights(agree: Agree) -> None:
+    graph = agree(export(ReducedAttention(6), (1, 6, 8, 16)))
+    assert kinds(graph).count("MUL") == 0
+    graph = agree(export(Call(lambda conv, x: conv(x) * 0.3, nn.Conv2d(6, 4, 3)), (1, 6, 8, 16)))
+    assert kinds(graph) == ["CONV_2D"]
 
 
 def test_attention_between_two_maps(agree: Agree) -> None:

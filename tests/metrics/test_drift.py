@@ -52,14 +52,14 @@ def test_interval_equals_scipys():
         (np.arange(50),),
         lambda index: miou_change(reference[index], candidate[index]),
         vectorized=False,
-        n_resamples=4000,
+        n_resamples=8000,
         method="percentile",
         confidence_level=1.0 - 2.0 * expanded_level(0.025, 50),
         rng=np.random.default_rng(1),
     ).confidence_interval
     width = theirs.high - theirs.low
-    assert mine.low == pytest.approx(theirs.low, abs=0.08 * width)
-    assert mine.high == pytest.approx(theirs.high, abs=0.08 * width)
+    assert mine.low == pytest.approx(theirs.low, abs=0.04 * width)
+    assert mine.high == pytest.approx(theirs.high, abs=0.04 * width)
 
 
 def test_pairing_narrows_the_interval():
@@ -139,6 +139,7 @@ def masks(seed: int, images: int = 24) -> list[tuple[str, np.ndarray, np.ndarray
         camera = "camB" if i % 2 else "camA"
         if camera == "camB":
             candidate[candidate == 2] = 1
+            candidate[:3] = 2  # does not count
         found.append((f"{camera}-{i}", truth, reference, candidate))
     return found
 

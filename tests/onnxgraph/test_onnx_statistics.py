@@ -54,7 +54,7 @@ def test_groups_fit_the_budget_and_keep_the_order() -> None:
     assert [name for group in groups for name in group] == names
     sizes = [sum(4 * math.prod(view.shape(name)) for name in group) for group in groups]
     assert all(size <= 20_000 for size in sizes)
-    assert len(groups) == 4
+    assert len(groups) == 5
     assert list(groups_within(view, names, 1)) == [[name] for name in names]
 
 

@@ -33,6 +33,7 @@ from edgeseg.tflite.partitions import partitions
 from edgeseg.tflite.runtime import run
 from edgeseg.tflite.support import RULES, Scales
 
+FULL = (1, H, W, C)
 INT8_FLOOR = 31.0  # dB; white noise of one int8 step on a normal signal is near 37
 INT16_FLOOR = 40.0  # the weights have 8 bits
 
@@ -241,6 +242,18 @@ def test_integer_input_and_output(io: IoType, stay: tuple[str, ...]) -> None:
         low, high = (0, 255) if shift else (-128, 127)
         stored = np.clip(np.rint(image / x.quant.scale[0]) + x.quant.zero_point[0], low, high).astype(io.value)
         assert snr(wanted["y"], dequantized(emitted, run(emitted, [stored])[0])) > INT8_FLOOR
+
+
+def test_uint8_files_run_in_the_delegate_and_equal_int8_files() -> None:
+    graph = chain()
+    plan = plan_of(graph, minmax(graph, inputs(graph)))
+    image = np.random.default_rng(2).integers(0, 256, FULL).astype(np.uint8)
+    signed = quantize(graph, plan, io=IoType.INT8)
+    wanted = run(signed, [(image.astype(np.int16) - 128).astype(np.int8)])[0]["y"].astype(np.int16) + 128
+    for direct in (False, True):
+        emitted = quantize(graph, plan, io=IoType.UINT8, integer_only=direct)
+        np.testing.assert_array_equal(run(emitted, [image])[0]["y"], wanted)
+        assert partitions(bytes(serialise(emitted))).outside_kinds == ({"QUANTIZE": 2} if direct else {})
 
 
 def test_domains_meet_int8_int16_float() -> None:

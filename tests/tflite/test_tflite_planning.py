@@ -62,9 +62,11 @@ def test_operators_asked_to_stay_float_and_moves_between_them() -> None:
 
 def test_integer_only_means_no_float_operator() -> None:
     graph = branches()
-    emitted = quantize(graph, initial_plan(graph, minmax(graph, inputs(graph)), policy=Policy.INTEGER_ONLY), io=IoType.INT8)
-    assert operator_domains(emitted)["float"] == {}
-    assert not any(tensor.dtype == "float32" for tensor in emitted.tensors.values())
+    plan = initial_plan(graph, minmax(graph, inputs(graph)), policy=Policy.INTEGER_ONLY)
+    for io in (IoType.INT8, IoType.UINT8):
+        emitted = quantize(graph, plan, io=io, integer_only=True)
+        assert operator_domains(emitted)["float"] == {}
+        assert not any(tensor.dtype == "float32" for tensor in emitted.tensors.values())
     made = builder()
     odd = finish(made, made.op("SIN", ("x",), (1, H, W, C), name="wave"))
     with pytest.raises(StageError, match="'wave' \\(SIN has no integer kernel\\)"):

@@ -1,0 +1,3 @@
+"""The stand-ins are not tests."""
+
+collect_ignore = ["doubles"]
