@@ -24,6 +24,9 @@ STAGE = "lower"
 AttrValue: TypeAlias = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | Array
 Shape: TypeAlias = tuple[int, ...]
 
+_SMALL = 1024
+"""Elements of a constant whose values shape inference may look at: shapes, axes, sizes."""
+
 _FOLD_LIMIT = 1 << 24  # elements; a larger constant result is left to the runtime
 
 
@@ -119,33 +122,35 @@ def read_model(model: onnx.ModelProto) -> Source:
         StageError: a shape is not static or not known, or the graph holds what this view cannot (control flow, sparse
             or string tensors).
     """
-    from onnx import inliner
+    from onnx import inliner, numpy_helper
 
     if model.functions:
         model = inliner.inline_local_functions(model)
     if model.graph.sparse_initializer:
         raise _cannot("the graph holds sparse initializers")
+    constants: dict[str, Array] = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    nodes = list(model.graph.node)
     while True:
-        source, left = _read_once(model)
+        source, left = _read_once(model, nodes, constants)
         unknown = _without_shape(source)
         if not unknown:
             break
-        if len(left) == len(model.graph.node):
+        if len(left) == len(nodes):
             raise _cannot(f"{len(unknown)} tensors have no static shape, the first is '{unknown[0]}'")
         # What was folded may be what the inference of further shapes waited for.
-        model = _with_constants(model, source, left)
+        nodes, constants = left, source.constants
     for name in (name for node in source.nodes for name in (*node.inputs, *node.outputs) if name):
         source.dtypes.setdefault(name, "float32")
     return source
 
 
-def _read_once(model: onnx.ModelProto) -> tuple[Source, list[onnx.NodeProto]]:
+def _read_once(
+    model: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: dict[str, Array]
+) -> tuple[Source, list[onnx.NodeProto]]:
     """The graph with shapes inferred and constants folded as far as one pass leads, and the nodes that are left."""
-    from onnx import helper, numpy_helper, shape_inference
+    from onnx import helper, shape_inference
 
-    model = shape_inference.infer_shapes(model, data_prop=True)
-    graph = model.graph
-    constants: dict[str, Array] = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    graph = shape_inference.infer_shapes(_skeleton(model, nodes, constants), data_prop=True).graph
     shapes: dict[str, Shape] = {}
     dtypes: dict[str, str] = {}
     for info in (*graph.input, *graph.value_info, *graph.output):
@@ -159,7 +164,7 @@ def _read_once(model: onnx.ModelProto) -> tuple[Source, list[onnx.NodeProto]]:
         constants={},
         shapes=shapes,
         dtypes=dtypes,
-        inputs=tuple(item.name for item in graph.input if item.name not in constants),
+        inputs=tuple(item.name for item in model.graph.input if item.name not in constants),
         outputs=tuple(item.name for item in graph.output),
         opset=max((item.version for item in model.opset_import if item.domain in {"", "ai.onnx"}), default=1),
     )
@@ -167,7 +172,7 @@ def _read_once(model: onnx.ModelProto) -> tuple[Source, list[onnx.NodeProto]]:
         shapes.pop(name, None)
         source.add_constant(name, value)
     left: list[onnx.NodeProto] = []
-    for proto in graph.node:
+    for proto in nodes:
         node = _node(proto)
         if not _fold(proto, node, source):
             source.nodes.append(node)
@@ -176,15 +181,24 @@ def _read_once(model: onnx.ModelProto) -> tuple[Source, list[onnx.NodeProto]]:
     return source, left
 
 
-def _with_constants(model: onnx.ModelProto, source: Source, left: list[onnx.NodeProto]) -> onnx.ModelProto:
-    """The model with its folded nodes as initializers, and no inferred shapes."""
-    from onnx import ModelProto, numpy_helper
+def _skeleton(model: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: dict[str, Array]) -> onnx.ModelProto:
+    """The model without its weights: what shape inference needs, in little memory. Only small constants keep their values."""
+    from onnx import ModelProto, helper, numpy_helper
 
-    result = ModelProto()
-    result.CopyFrom(model)
-    del result.graph.node[:], result.graph.initializer[:], result.graph.value_info[:]
-    result.graph.node.extend(left)
-    result.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in source.constants.items())
+    result = ModelProto(ir_version=model.ir_version)
+    result.opset_import.extend(model.opset_import)
+    graph = result.graph
+    graph.name = model.graph.name
+    graph.node.extend(nodes)
+    graph.input.extend(item for item in model.graph.input if item.name not in constants)
+    graph.output.extend(model.graph.output)
+    graph.value_info.extend(item for item in model.graph.value_info if item.name not in constants)
+    for name, value in constants.items():
+        if value.size <= _SMALL:
+            graph.initializer.append(numpy_helper.from_array(value, name))
+        else:
+            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+            graph.input.append(helper.make_tensor_value_info(name, kind, value.shape))
     return result
 
 

@@ -61,14 +61,14 @@ class ExpectedDrop:
         shifted = np.exp(plane - plane.max(axis=0))
         return np.asarray(shifted / shifted.sum(axis=0), np.float32)
 
-    def _decide(self, logits: Float32) -> npt.NDArray[np.signedinteger]:
+    def _decide(self, logits: Float32) -> npt.NDArray[np.intp]:
         plane = logits[0].reshape(logits.shape[1], -1)
-        if plane.shape[0] == 1:
-            return (plane[0] > self._threshold).astype(np.intp)
-        return np.argmax(plane, axis=0)
+        labels: npt.NDArray[np.intp]
+        labels = (plane[0] > self._threshold).astype(np.intp) if plane.shape[0] == 1 else np.argmax(plane, axis=0)
+        return labels
 
 
-def _soft_confusion(truth: Float32, decision: npt.NDArray[np.signedinteger]) -> Float64:
+def _soft_confusion(truth: Float32, decision: npt.NDArray[np.intp]) -> Float64:
     """float64 (C, C): row = class by probability, column = decision."""
     classes = truth.shape[0]
     return np.stack([np.bincount(decision, weights=row, minlength=classes) for row in truth])

@@ -6,6 +6,7 @@ Where this Python has tensorrt the engine runs in this process, in the GPU's pri
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import tempfile
@@ -174,6 +175,7 @@ class _Here:
         from edgeseg.trt.worker import JobError, load_engine, make_logger
 
         said: list[str] = []
+        memory = None
         try:
             engine = load_engine(tensorrt, path.read_bytes(), make_logger(tensorrt, said.append))
             memory = open_memory(options.memory, options.device, LIBRARY)
@@ -181,6 +183,8 @@ class _Here:
                 tensorrt, engine, memory, options.batch, options.graph, stream=options.stream
             )
         except (JobError, RuntimeError, ValueError, ImportError) as error:
+            if memory is not None:
+                memory.close()
             raise _refused(path, f"{error}{_last(said)}") from error
         self.version: str = tensorrt.__version__
         self.tensors = msgspec.convert(self._runner.describe(), tuple[_Tensor, ...])
@@ -286,7 +290,8 @@ class _Elsewhere:
     def _end(self) -> None:
         for stream in (self._child.stdin, self._child.stdout):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(BrokenPipeError):  # the process has ended: there is nobody to tell
+                    stream.close()
         if self._child.poll() is None:
             try:
                 self._child.wait(timeout=10)

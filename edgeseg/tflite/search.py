@@ -360,7 +360,7 @@ class _Search:
         known = {id(one): two for one, two in zip(finalists, timed, strict=True)}
         return SearchResult(
             best=best,
-            within=bool(inside),
+            within=best.score.drop <= self._settings.budget,
             float_ms=times[0],
             candidates=tuple(known.get(id(one), one) for one in everyone),
             notes=tuple(self._notes),
