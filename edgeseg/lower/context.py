@@ -22,6 +22,9 @@ __all__ = ["RULES", "Lowering", "Refused", "Rule", "lowers", "trailing"]
 
 _TYPES = {"float32", "int8", "uint8", "int16", "int32", "int64", "bool"}
 
+_SHARED = 4096
+"""Elements of a constant that is compared with others; the file holds equal bytes once in any case."""
+
 _MOST_AXES = 6
 """Of a TRANSPOSE."""
 
@@ -125,8 +128,10 @@ class Lowering:
         return tensor.name
 
     def value(self, array: Array, name: str) -> str:
-        """A constant tensor; equal constants of one name are made once."""
+        """A constant tensor; equal small constants of one name are made once."""
         array = np.asarray(array, order="C")
+        if array.size > _SHARED:
+            return self._add(name, array.shape, array.dtype.name, array)
         key = (name, array.shape, array.dtype.str.encode() + array.tobytes())
         if key not in self._constants:
             self._constants[key] = self._add(name, array.shape, array.dtype.name, array)

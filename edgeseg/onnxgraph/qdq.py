@@ -29,6 +29,13 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 
 class QdqStyle(StrEnum):
+    """Who reads the pairs.
+
+    For onnxruntime, activations are uint8 and weights int8: what x86's VNNI multiplies. On x86 without VNNI, onnxruntime's kernels
+    add such products in 16 bits, which can saturate; there the session option ``session.x64quantprecision`` = ``1`` makes it
+    widen them.
+    """
+
     ONNXRUNTIME = "onnxruntime"
     TENSORRT = "tensorrt"
 

@@ -20,16 +20,16 @@ from edgeseg.data.calibration import CalibrationSet
 from edgeseg.errors import StageError
 from edgeseg.graph import Format, Graph
 from edgeseg.onnxgraph.qdq import QdqStyle
-from edgeseg.onnxgraph.statistics import run_images
+from edgeseg.onnxgraph.statistics import collect, run_images
 from edgeseg.onnxgraph.trt_rules import Finding, check_trt
-from edgeseg.onnxgraph.view import load_model
+from edgeseg.onnxgraph.view import GraphView, load_model
 from edgeseg.pipeline import Outcome
 from edgeseg.quantize.estimate import decision_snr
 from edgeseg.quantize.plan import QuantPlan
 from edgeseg.session import ModelInput
 from edgeseg.spec import ModelSpec
 from edgeseg.stages.quantize_onnx import ImageSet, QuantizeResult, SearchSettings, quantize_onnx, read_plan
-from edgeseg.trt.half import to_half
+from edgeseg.trt.half import LARGEST_HALF, half_tensors, to_half
 from edgeseg.trt.opset import HALF_OPSET, WEAK_OPSET, at_opset
 from edgeseg.trt.portable import HALF_SUFFIX
 
@@ -44,12 +44,16 @@ SHIP = "ship"
 _STAGE = "quantize"
 _PROBES = 2
 _LEAST_DB = 25.0
-"""Between the float32 and the float16 form of one network; correct ones give 50 dB and more, overflow gives none."""
+"""Between the float32 and the float16 form of a network; correct ones give 50 dB and more."""
+
+_MARGIN_DB = 3.0
+"""What a quantized network may lose by it: a scale rounded otherwise turns some integers over, which is as good as they were."""
 
 
 @dataclass(frozen=True)
 class TrtQuantized:
-    """``result``: with the file for TensorRT 8; ``typed``: the one for 10 and later; ``advice``: rules that cost speed."""
+    """``result``: with the file for TensorRT 8; ``typed``: the one for 10 and later, ``typed_db`` against the float graph;
+    ``advice``: rules that cost speed."""
 
     result: QuantizeResult
     typed: Path
@@ -72,7 +76,7 @@ def quantize_trt_stage(
         (
             f"{share.int8.total()} of {share.int8.total() + share.others.total()} operators and {share.share:.1%} of the "
             "multiply-adds in int8, simulated on a CPU",
-            f"{done.typed.name} agrees with it to {done.typed_db:.1f} dB",
+            f"{done.typed.name}: {done.typed_db:.1f} dB against float on {_PROBES} images",
             *(f"advice {rule}: {count}" for rule, count in advice.most_common()),
             *(f"tried {trial.change}: {trial.score:.1f} dB{', kept' if trial.kept else ''}" for trial in done.result.trials),
         ),
@@ -97,7 +101,8 @@ def quantize_trt(
     """
     ship = work / SHIP
     ship.mkdir(exist_ok=True)
-    lowered = _written(at_opset(load_model(graph.path), WEAK_OPSET, stage=_STAGE), work / "opset17.onnx", graph.pixels)
+    reference = at_opset(load_model(graph.path), WEAK_OPSET, stage=_STAGE)
+    lowered = _written(reference, work / "opset17.onnx", graph.pixels)
     result = quantize_onnx(
         lowered,
         calibration,
@@ -107,10 +112,9 @@ def quantize_trt(
         settings=settings,
         progress=progress,
     )
-    model = load_model(result.graph.path)
-    findings = check_trt(model, max_opset=WEAK_OPSET)
+    findings = check_trt(load_model(result.graph.path), max_opset=WEAK_OPSET)
     _refuse(findings, result.graph.path.name)
-    typed, decibel = write_half(model, result.graph.path, calibration, pixels=graph.pixels, stage=_STAGE)
+    typed, decibel = write_half(result.graph, calibration, stage=_STAGE, reference=reference)
     _refuse(check_trt(load_model(typed), max_opset=HALF_OPSET), typed.name)
     return TrtQuantized(result, typed, decibel, findings)
 
@@ -125,33 +129,61 @@ def prepare_trt_stage(graph: Graph, work: Path) -> Outcome:
 
 def half_trt_stage(graph: Graph, calibration: ImageSet, work: Path) -> Outcome:
     """``model.fp16.onnx`` from ``model.onnx``: what fp16 is built from in TensorRT 10 and later."""
-    path, decibel = write_half(load_model(graph.path), graph.path, calibration, pixels=graph.pixels, stage="half")
+    path, decibel = write_half(graph, calibration, stage="half")
     del work  # it goes beside its source
     return Outcome(Graph.of(path, Format.ONNX, pixels=graph.pixels), (f"{decibel:.1f} dB against float32",))
 
 
 def write_half(
-    model: onnx.ModelProto, beside: Path, images: Iterable[ModelInput], *, pixels: bool, stage: str
+    source: Graph, images: Iterable[ModelInput], *, stage: str, reference: onnx.ModelProto | None = None
 ) -> tuple[Path, float]:
-    """Write the float16 form of a graph beside its file, proved on a few images. Returns the file and their agreement in dB.
+    """Write the float16 form of a graph beside its file, proved on a few images.
+
+    onnxruntime computes in float32 between float16 tensors, so the proof has two parts: no activation is beyond float16, and the
+    form with rounded weights and scales is as near to ``reference`` as its source is.
+
+    Args:
+        reference: the float network that ``source`` was quantized from; ``source`` itself where None.
+
+    Returns:
+        The file, and its decision SNR against the reference in dB.
 
     Raises:
         StageError: the network's values do not fit into half precision.
     """
+    model = load_model(source.path)
     pairs = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     half = to_half(at_opset(model, HALF_OPSET, stage=stage) if pairs else model, stage=stage)
-    path = beside.with_name(beside.name.replace(".onnx", HALF_SUFFIX))
+    path = source.path.with_name(source.path.name.replace(".onnx", HALF_SUFFIX))
     path.write_bytes(half.SerializeToString())
     probes = list(islice(images, _PROBES))
-    decibel = decision_snr(run_images(model, probes, pixels=pixels), run_images(half, probes, pixels=pixels))
-    if decibel < _LEAST_DB:
+    _require_range(source, half_tensors(half), probes, stage)
+    before = run_images(model, probes, pixels=source.pixels)
+    wanted = before if reference is None else run_images(reference, probes, pixels=source.pixels)
+    decibel = decision_snr(wanted, run_images(half, probes, pixels=source.pixels))
+    least = _LEAST_DB if reference is None else decision_snr(wanted, before) - _MARGIN_DB
+    if decibel < least:
         raise StageError(
-            f"in half precision the network gives other results ({decibel:.1f} dB on {len(probes)} images): "
-            "its values are too large, or too small, for float16.",
-            hint="Build for tensorrt-fp32, or scale the network's features down.",
+            f"in half precision the network gives other results ({decibel:.1f} dB on {len(probes)} images, at least "
+            f"{least:.1f} dB are wanted).",
+            hint="Build for tensorrt-fp32, or keep the operators with very small or large weights out of half precision.",
             stage=stage,
         )
     return path, decibel
+
+
+def _require_range(source: Graph, names: frozenset[str], probes: Sequence[ModelInput], stage: str) -> None:
+    """No activation that becomes float16 may be beyond it."""
+    known = names & set(GraphView(load_model(source.path)).activations())
+    observed = collect(source.path, probes, tensors=known, pixels=source.pixels)
+    peaks = {name: max(abs(seen.low), abs(seen.high)) for name, seen in observed.items()}
+    worst = max(peaks, key=lambda name: peaks[name], default="")
+    if worst and peaks[worst] > LARGEST_HALF:
+        raise StageError(
+            f"tensor '{worst}' reaches {peaks[worst]:.3g} on {len(probes)} images, beyond {LARGEST_HALF:g}, the largest float16.",
+            hint="Build for tensorrt-fp32, or scale the network's features down.",
+            stage=stage,
+        )
 
 
 def _written(model: onnx.ModelProto, path: Path, pixels: bool) -> Graph:

@@ -15,7 +15,7 @@ from edgeseg.spec import IoType
 from edgeseg.tflite.builder import GraphBuilder
 from edgeseg.tflite.graph import OptionValue, Quant, TfGraph, TfOp
 from edgeseg.tflite.support import RELU_LIMITS, RULES, OpRule, Scales, fixed_output, obstacle, requantizes, saturates_alike
-from edgeseg.tflite.weights import LIMITS, constant_range, float32, quantize_array, quantize_linear
+from edgeseg.tflite.weights import LIMITS, Rounding, constant_range, float32, quantize_array, quantize_linear
 
 __all__ = ["quantize"]
 
@@ -48,16 +48,18 @@ def quantize(graph: TfGraph, plan: QuantPlan, *, io: IoType = IoType.FLOAT32, in
             no float in the given graph (an argmax) stay as they are.
         integer_only: convert between integers directly, also where the delegate does not and the way through float is
             faster; for hardware without float.
+        rounding: of weights.
 
     Raises:
         StageError: the plan asks for what no kernel does, or lacks a tensor.
     """
-    return _Emitter(graph, plan, io, integer_only=integer_only).run()
+    return _Emitter(graph, plan, io, integer_only=integer_only, rounding=rounding).run()
 
 
 class _Emitter:
-    def __init__(self, graph: TfGraph, plan: QuantPlan, io: IoType, *, integer_only: bool) -> None:
+    def __init__(self, graph: TfGraph, plan: QuantPlan, io: IoType, *, integer_only: bool, rounding: Rounding) -> None:
         self._integer_only = integer_only
+        self._rounding = rounding
         self._graph = graph
         self._plan = plan
         self._io = io
@@ -229,6 +231,7 @@ class _Emitter:
             input_scale=source.scale[0],
             output_scale=output.quant.scale[0],
             wide_bias=domain is Domain.INT16,
+            rounding=self._rounding,
         )
         inputs[rule.weight] = self._build.constant(f"{weight_name}_int8", made.weights, made.quant)
         if made.bias is not None and rule.bias is not None:

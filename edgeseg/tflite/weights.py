@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeseg.tflite.graph import Array, Quant
 
-__all__ = ["LIMITS", "LinearWeights", "constant_range", "float32", "quantize_array", "quantize_linear"]
+Float64 = npt.NDArray[np.float64]
+
+__all__ = ["LIMITS", "LinearWeights", "Rounding", "constant_range", "float32", "quantize_array", "quantize_linear"]
 
 LIMITS: dict[str, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 """Smallest and largest integer of the types activations are quantized to."""
@@ -17,6 +20,17 @@ LIMITS: dict[str, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255), "i
 _WEIGHT_LIMIT = 127  # symmetric: -128 is never used, so that kernels may negate
 _BIAS_LIMIT = 2**30  # of an int32 bias; the other half of the range is left to the products added to it
 _SMALLEST_RATIO = 2.0**-24  # of (input scale * weight scale) / output scale
+
+
+class Rounding(StrEnum):
+    """NEAREST: each weight by itself. BALANCED: so that the rounding errors of a kernel window cancel.
+
+    What a convolution reads is smooth: neighbouring positions hold nearly the same value, so the sum of a window's rounding
+    errors does more harm than their squares (the kernel-wise step of Guo et al. 2022, SQuant, arXiv:2202.07471).
+    """
+
+    NEAREST = "nearest"
+    BALANCED = "balanced"
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,7 @@ def quantize_linear(
         bias: float32, one value a channel.
         input_scale: of the activation operand; the bias has scale ``input_scale * weight scale``.
         output_scale: of the result.
+        rounding: see Rounding.
         wide_bias: an int64 bias, as kernels with int16 activations take.
     """
     other = tuple(i for i in range(weights.ndim) if i != axis)
@@ -71,7 +86,8 @@ def quantize_linear(
     scale = scale.astype(np.float32).astype(np.float64)
     shape = [1] * weights.ndim
     shape[axis] = scale.size
-    steps = np.rint(np.asarray(weights, np.float64) / scale.reshape(shape))
+    exact = np.asarray(weights, np.float64) / scale.reshape(shape)
+    steps = _balanced(exact, axis) if rounding is Rounding.BALANCED else np.rint(exact)
     integers = np.clip(steps, -_WEIGHT_LIMIT, _WEIGHT_LIMIT).astype(np.int8)
     quant = Quant(tuple(scale.tolist()), (0,) * scale.size, axis)
     if bias is None:
@@ -80,6 +96,23 @@ def quantize_linear(
     product = (np.float32(input_scale) * scale.astype(np.float32)).astype(np.float64)
     stored = np.rint(np.asarray(bias, np.float64) / product).astype(np.int64 if wide_bias else np.int32)
     return LinearWeights(integers, quant, stored, Quant(tuple(product.tolist()), (0,) * product.size, 0))
+
+
+def _balanced(exact: Float64, axis: int) -> Float64:
+    """Round so that the errors within each kernel window sum to at most half a step."""
+    if exact.ndim != 4 or exact.shape[1] * exact.shape[2] == 1:
+        return np.rint(exact)
+    windows = np.moveaxis(exact, (1, 2), (2, 3)).reshape(-1, exact.shape[1] * exact.shape[2])
+    steps = np.rint(windows)
+    errors = steps - windows
+    excess = np.rint(errors.sum(axis=1))
+    # Moving those values by one step whose rounding was nearest to the other side adds the least squared error.
+    order = np.argsort(-errors * np.sign(excess)[:, None], axis=1, kind="stable")
+    rank = np.argsort(order, axis=1, kind="stable")
+    steps -= np.where(rank < np.abs(excess)[:, None], np.sign(excess)[:, None], 0.0)
+    grouped = steps.reshape(exact.shape[0], exact.shape[3], exact.shape[1], exact.shape[2])
+    balanced: Float64 = np.moveaxis(grouped, (2, 3), (1, 2))
+    return balanced
 
 
 def float32(value: float) -> float:

@@ -19,7 +19,9 @@ from edgeseg.onnxgraph.view import GraphView, node_label
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["to_half"]
+__all__ = ["LARGEST_HALF", "half_tensors", "to_half"]
+
+LARGEST_HALF = 65504.0
 
 Half = npt.NDArray[np.float16]
 
@@ -64,6 +66,15 @@ def to_half(model: onnx.ModelProto, *, stage: str) -> onnx.ModelProto:
     )
     onnx.checker.check_model(result, full_check=True)
     return result
+
+
+def half_tensors(model: onnx.ModelProto) -> frozenset[str]:
+    """Names of the float16 tensors that operators make."""
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    values = (*inferred.value_info, *inferred.output)
+    return frozenset(value.name for value in values if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16)
 
 
 @dataclass

@@ -28,7 +28,7 @@ UNKNOWN = "unknown"
 _PRECISIONS = (
     ("int8", ("int8", "i8")),
     ("fp16", ("fp16", "half")),
-    ("bf16", ("bf16",)),
+    ("bf16", ("bf16", "bfloat16")),
     ("fp32", ("fp32", "float")),
     ("int32", ("int32",)),
 )

@@ -36,7 +36,9 @@ def build(folder: Path) -> None:
     for split, name, count in (("calibration", "calibration", CALIBRATION), ("val", "val", EVALUATION)):
         (folder / name).mkdir(parents=True)
         for index in range(count):
-            Image.fromarray(render(SPLITS[split] + index)[0]).save(folder / name / f"{name[0]}{index:02d}.png", compress_level=1)
+            Image.fromarray(render(SPLITS[split] + index)[0]).save(
+                folder / name / f"{name[0]}{index:02d}.png", compress_level=1
+            )
     (folder / "edgeseg.toml").write_text(dump_spec(SPEC))
 
 

@@ -24,7 +24,7 @@ def discs(pixels: UInt8) -> UInt8:
     level = np.full(pixels.shape[:2], 12.0)
     for _ in range(30):
         cy, cx, radius = RNG.uniform(0, 128), RNG.uniform(0, 160), RNG.uniform(3, 9)
-        level += 90 * (np.hypot(y - cy, x - cx) < radius)
+        level[np.hypot(y - cy, x - cx) < radius] = 102
     noisy = level[:, :, None] * np.array([0.9, 0.5, 1.0]) + RNG.normal(0, 1.5, pixels.shape)
     return np.clip(noisy, 0, 255).astype(np.uint8)
 
@@ -85,7 +85,10 @@ def test_near_duplicates(pictures: PictureSet, alter: object) -> None:
 def test_a_set_that_is_nearly_all_copies_of_one_picture(pictures: PictureSet) -> None:
     pictures.change(numbered(*range(1, 30)), lambda _: jpeg(pictures.pixels("c00.png"), int(RNG.integers(60, 95))))
     found = {one.code: one for one in pictures.lint().findings}
-    assert len(found[Code.NEAR_DUPLICATES].images) + len(found.get(Code.EXACT_DUPLICATES, found[Code.NEAR_DUPLICATES]).images) >= 30
+    assert (
+        len(found[Code.NEAR_DUPLICATES].images) + len(found.get(Code.EXACT_DUPLICATES, found[Code.NEAR_DUPLICATES]).images)
+        >= 30
+    )
 
 
 def test_overlap_with_the_evaluation_set(pictures: PictureSet) -> None:

@@ -29,7 +29,13 @@ CLASSES = {
     "inspector": "EngineInspector",
 }
 # Not in the tables, which list the classes above only; in every version's documentation.
-DOCUMENTED = {("Logger", "ERROR"), ("Logger", "INTERNAL_ERROR"), ("Logger", "INFO"), ("ILogger", "__init__"), ("TensorIOMode", "INPUT")}
+DOCUMENTED = {
+    ("Logger", "ERROR"),
+    ("Logger", "INTERNAL_ERROR"),
+    ("Logger", "INFO"),
+    ("ILogger", "__init__"),
+    ("TensorIOMode", "INPUT"),
+}
 FOREIGN = {"__version__"}
 
 
@@ -111,5 +117,18 @@ def test_foreign_interpreters_can_read_it(path: Path) -> None:
             imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add((node.module or "").split(".")[0])
-    standard = {"__future__", "argparse", "ctypes", "importlib", "json", "mmap", "os", "pathlib", "sys", "time", "traceback", "typing"}
+    standard = {
+        "__future__",
+        "argparse",
+        "ctypes",
+        "importlib",
+        "json",
+        "mmap",
+        "os",
+        "pathlib",
+        "sys",
+        "time",
+        "traceback",
+        "typing",
+    }
     assert imported <= standard | {"tensorrt"}

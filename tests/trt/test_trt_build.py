@@ -139,7 +139,9 @@ def test_the_kits_script_builds_in_every_version(tmp_path: Path) -> None:
     write_kit(tmp_path, "model.qdq.onnx", "int8", None)
     for version in VERSIONS:
         environment = fake_environment(version, tmp_path)
-        done = subprocess.run([sys.executable, str(tmp_path / "build_engine.py")], env=environment, text=True, capture_output=True)
+        done = subprocess.run(
+            [sys.executable, str(tmp_path / "build_engine.py")], env=environment, text=True, capture_output=True
+        )
         assert done.returncode == 0, done.stderr
         source = "model.qdq.fp16.onnx" if version.startswith(("10", "11")) else "model.qdq.onnx"
         assert f"built from {source} with TensorRT {version}" in done.stdout

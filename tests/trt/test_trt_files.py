@@ -91,7 +91,10 @@ def test_half_of_a_float_graph() -> None:
 
 def test_long_sums_stay_in_float32() -> None:
     """The sum of 256 values of 1000 is beyond float16; so is their mean's accumulator."""
-    model = net("s = ReduceSum<keepdims=1>(x, axes) t = Mul(s, small) y = Add(t, x)", {"axes": np.int64([2, 3]), "small": np.float32([1e-3])})
+    model = net(
+        "s = ReduceSum<keepdims=1>(x, axes) t = Mul(s, small) y = Add(t, x)",
+        {"axes": np.int64([2, 3]), "small": np.float32([1e-3])},
+    )
     half = to_half(model, stage="half")
     x = np.full((1, 3, 16, 16), 1000, np.float32)
     np.testing.assert_allclose(run(half, x), run(model, x), rtol=2e-3)
@@ -107,7 +110,7 @@ def test_small_weight_scales_are_not_lost_in_half(tmp_path: Path) -> None:
         {"w": weights, "gain": gain, "v": filters(4, 8, seed=3)},
     )
     done = quantize_trt(graph_of(model, tmp_path), images(8), tmp_path)
-    assert done.typed_db > 30
+    assert done.typed_db > done.result.score_db - 3
 
 
 @pytest.mark.parametrize("what", ["weight", "activation"])
@@ -116,7 +119,7 @@ def test_what_float16_cannot_hold_is_an_error(what: str, tmp_path: Path) -> None
     second = filters(4, 4, seed=1) * np.float32(1 if what == "weight" else 1000)
     model = net("c = Conv(x, w) d = Mul(c, k) y = Conv(d, v)", {"w": weights, "k": np.float32([1000]), "v": second})
     graph = prepare_trt_stage(graph_of(model, tmp_path), tmp_path).graph
-    with pytest.raises(StageError, match="beyond 65504|too large, or too small, for float16"):
+    with pytest.raises(StageError, match="beyond 65504"):
         half_trt_stage(graph, images(2), tmp_path)
 
 
@@ -164,7 +167,7 @@ def test_int8_files_keep_nvidias_rules_and_agree(tmp_path: Path) -> None:
     float_outputs = run_images(residual(), held_out)
     assert decision_snr(float_outputs, run_images(weak, held_out)) > 20
     assert decision_snr(float_outputs, run_images(typed, held_out)) > 20
-    assert done.typed_db > 30
+    assert done.typed_db > done.result.score_db - 3
     types = {t.name: t.data_type for t in typed.graph.initializer}
     scales = [types[node.input[1]] for node in typed.graph.node if node.op_type.endswith("quantizeLinear")]
     assert set(scales) == {onnx.TensorProto.FLOAT16}
@@ -175,7 +178,9 @@ def test_a_file_that_breaks_a_rule_does_not_leave_the_stage(tmp_path: Path, monk
     graph = graph_of(two_convs(), tmp_path)
     done = quantize_trt(graph, images(4), tmp_path)
     plan = done.result.plan
-    broken = QuantPlan(target=plan.target, tensors={**plan.tensors, "x": TensorQuant(scale=(0.0,), zero_point=(0,))}, ops=plan.ops)
+    broken = QuantPlan(
+        target=plan.target, tensors={**plan.tensors, "x": TensorQuant(scale=(0.0,), zero_point=(0,))}, ops=plan.ops
+    )
     with pytest.raises(StageError, match=r"breaks \d+ of NVIDIA's rules.*QuantizeLinear.*\(scale\)"):
         quantize_trt(graph, images(4), tmp_path, plan=broken)
 
@@ -198,7 +203,9 @@ def test_without_a_driver_everything_but_the_engine_is_there(tmp_path: Path) -> 
     script = (tmp_path / "ship" / "build_engine.py").read_text()
     assert len(script.splitlines()) < 70
     assert "edgeseg" not in script
-    done = subprocess.run([sys.executable, str(tmp_path / "ship" / "build_engine.py"), "--help"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "ship" / "build_engine.py"), "--help"], capture_output=True, text=True
+    )
     assert done.returncode == (0 if "tensorrt" in sys.modules else 1)  # help needs tensorrt, nothing else is asked for
     assert "tensorrt" in done.stderr + done.stdout
 
@@ -238,7 +245,9 @@ def test_a_built_engine_brings_its_report(tmp_path: Path) -> None:
     from edgeseg.trt.driver import CudaDriver, Gpu, TrtPython
 
     outcome = quantize_trt_stage(graph_of(two_convs(), tmp_path), images(4), None, tmp_path)
-    around = Environment(CudaDriver((12, 8), (Gpu("Stand-in", (9, 0), 1),)), TrtPython(fake_python("11.4.0", tmp_path), "3", "11.4.0"))
+    around = Environment(
+        CudaDriver((12, 8), (Gpu("Stand-in", (9, 0), 1),)), TrtPython(fake_python("11.4.0", tmp_path), "3", "11.4.0")
+    )
     built = build_engine_stage(outcome.graph, Precision.INT8, tmp_path, BuildSettings(batch=(1, 2, 4)), around)
     assert built.graph.format is Format.ENGINE
     assert built.graph.path.name == "model.engine"

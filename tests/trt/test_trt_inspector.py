@@ -29,7 +29,9 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
     return load_model(done.result.graph.path)
 
 
-def layer(name: str, kind: str = "CaskConvolution", inside: str = INT8, weights: str = "Int8", **more: object) -> dict[str, object]:
+def layer(
+    name: str, kind: str = "CaskConvolution", inside: str = INT8, weights: str = "Int8", **more: object
+) -> dict[str, object]:
     return {
         "Name": name,
         "LayerType": kind,
@@ -85,7 +87,11 @@ def test_newer_forms_of_the_element_type(tmp_path: Path) -> None:
     path = written(
         tmp_path,
         {"Name": "n0", "LayerType": "gemm", "Inputs": tensors, "Outputs": [{"Name": "b", "Format/Datatype": "Half"}]},
-        {"Name": "n1", "LayerType": "kgen", "Inputs": [{"Name": "b", "DataType": "BFloat16"}, {"Name": "c", "DataType": "Float"}]},
+        {
+            "Name": "n1",
+            "LayerType": "kgen",
+            "Inputs": [{"Name": "b", "DataType": "BFloat16"}, {"Name": "c", "DataType": "Float"}],
+        },
     )
     one, two = read_layers(path)
     assert (one.precision, one.inputs, one.outputs) == ("int8", ("int8",), ("fp16",))

@@ -209,7 +209,9 @@ def test_a_callers_stream_is_used_and_not_destroyed(here: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("where", ["machine", "here"])
-def test_a_batch_feeds_the_image_that_many_times(where: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_feeds_the_image_that_many_times(
+    where: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EDGESEG_FAKE_TRT_BATCH", "16")
     engine = request.getfixturevalue(where)
     with open_tensorrt(engine, options=EngineOptions(batch=16, memory="ctypes")) as session:

@@ -42,7 +42,7 @@ def fake_python(version: str, folder: Path, mode: str = "", reported: str = "") 
     """An executable that runs this Python with the stand-in: what EDGESEG_TRT_PYTHON would name."""
     path = folder / "python-with-tensorrt"
     settings = " ".join(f"{key}='{value}'" for key, value in fake_environment(version, folder, mode, reported).items())
-    path.write_text(f"#!/bin/sh\nexec env {settings} {sys.executable} \"$@\"\n")
+    path.write_text(f'#!/bin/sh\nexec env {settings} {sys.executable} "$@"\n')
     path.chmod(0o755)
     return str(path)
 

@@ -1,0 +1,175 @@
+"""The search, its costs and its estimate of harm, on graphs where the right answer is known; LiteRT is the judge."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeseg.quantize.observe import Observer
+from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan
+from edgeseg.quantize.ranges import choose
+from edgeseg.tflite.builder import GraphBuilder
+from edgeseg.tflite.emit import quantize
+from edgeseg.tflite.graph import TfGraph
+from edgeseg.tflite.harm import measure_tensor_harm, measure_weight_harm
+from edgeseg.tflite.judge import Judge
+from edgeseg.tflite.planning import Policy, initial_plan
+from edgeseg.tflite.preparation import fastest_us, prepare
+from edgeseg.tflite.probe import CostTable, OpCost, probe
+from edgeseg.tflite.runtime import run
+from edgeseg.tflite.search import EFFORTS, SearchResult, SearchSettings, search
+from edgeseg.tflite.statistics import activations, collect
+
+_CONV = {"strideW": 1, "strideH": 1, "dilationWFactor": 1, "dilationHFactor": 1, "padding": 0}
+
+
+def _images(count: int, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.normal(0, 1, (1, 24, 24, 3)).astype(np.float32) for _ in range(count)]
+
+
+def _conv(build: GraphBuilder, source: str, channels: int, name: str, rng: np.random.Generator, gain: float = 1.0) -> str:
+    inputs = build.graph.tensors[source].shape[3]
+    weights = rng.normal(0, gain / math.sqrt(9 * inputs), (channels, 3, 3, inputs)).astype(np.float32)
+    operands = (source, build.constant(f"{name}/w", weights), build.constant(f"{name}/b", np.zeros(channels, np.float32)))
+    return build.op("CONV_2D", operands, (1, 24, 24, channels), name=name, options=_CONV)
+
+
+def _net(spoilt: bool) -> TfGraph:
+    """Five convolutions. Spoilt: one tensor carries a channel 3000 times as large as the others, which int8 cannot hold, and which
+    the next convolution takes out again, so that in float nothing is lost."""
+    rng = np.random.default_rng(7)
+    build = GraphBuilder(TfGraph({}, [], (), ()))
+    x = build.input("x", (1, 24, 24, 3))
+    a = build.op("RELU", (_conv(build, x, 16, "first", rng),), (1, 24, 24, 16), name="a")
+    b = _conv(build, a, 16, "middle", rng)
+    c = _conv(build, b, 16, "late", rng)
+    if spoilt:
+        for name, axis, factor in (("middle/w", 0, 3000.0), ("late/w", 3, 1 / 3000.0)):
+            tensor = build.graph.tensors[name]
+            data = np.array(tensor.data)
+            data[(slice(None),) * axis + (0,)] *= factor
+            build.graph.tensors[name] = type(tensor)(name, tensor.shape, tensor.dtype, data)
+    d = build.op("RELU", (c,), (1, 24, 24, 16), name="d")
+    build.graph.outputs = (_conv(build, d, 5, "logits", rng, gain=3.0),)
+    return build.graph
+
+
+def _observed(graph: TfGraph) -> dict[str, Observer]:
+    observers = {name: Observer(name) for name in activations(graph)}
+    collect(graph, _images(6), lambda name, values: observers[name].update(values))
+    return observers
+
+
+def _costs(graph: TfGraph) -> CostTable:
+    """int8 is twice as fast everywhere and conversions are cheap: speed alone wants everything in int8."""
+    names = activations(graph)
+    return CostTable({op.id: OpCost(100.0, 50.0) for op in graph.ops}, dict.fromkeys(names, 1.0), dict.fromkeys(names, 1.0))
+
+
+def _search(graph: TfGraph, budget: float = 0.5) -> SearchResult:
+    images = _images(4, seed=1)
+    judge = Judge(graph, images, images, threshold=0.0, probability=False)
+    settings = SearchSettings(budget=budget, effort=EFFORTS["quick"], boundary=Domain.FLOAT, deadline=time.monotonic() + 120)
+    return search(graph, _observed(graph), judge, _costs(graph), images[0], settings)
+
+
+def test_a_tensor_that_int8_cannot_hold_stays_float_and_the_rest_does_not() -> None:
+    graph = _net(spoilt=True)
+    result = _search(graph)
+    domains = {entry.op: entry.domain for entry in result.best.plan.ops}
+    assert result.within
+    assert domains["middle"] is Domain.FLOAT
+    assert domains["late"] is Domain.FLOAT
+    assert Domain.INT8 in {domains["first"], domains["logits"]}
+    unseen = _images(3, seed=9)
+    exact = np.concatenate([one["logits"] for one in run(graph, unseen)])
+    mixed = np.concatenate([one["logits"] for one in run(quantize(graph, result.best.plan), unseen)])
+    everything = initial_plan(graph, {n: choose(o) for n, o in _observed(graph).items()}, policy=Policy.FULL)
+    spoilt = np.concatenate([one["logits"] for one in run(quantize(graph, everything), unseen)])
+    same = exact.argmax(-1) == mixed.argmax(-1)
+    assert same.mean() > 0.98
+    assert (exact.argmax(-1) == spoilt.argmax(-1)).mean() < 0.9
+
+
+def test_everything_is_int8_where_nothing_is_lost_by_it() -> None:
+    result = _search(_net(spoilt=False), budget=3.0)
+    assert all(entry.domain is Domain.INT8 for entry in result.best.plan.ops)
+
+
+def test_the_same_measurements_give_the_same_plan() -> None:
+    one, two = (_search(_net(spoilt=True)) for _ in range(2))
+    assert {c.int8 for c in one.candidates} == {c.int8 for c in two.candidates}
+    assert [c.score for c in one.candidates] == [c.score for c in two.candidates]
+
+
+def test_powers_of_single_sources_add_up() -> None:
+    graph = _net(spoilt=False)
+    images = _images(3, seed=2)
+    judge = Judge(graph, images, images, threshold=0.0, probability=False)
+    plan = initial_plan(graph, {n: choose(o) for n, o in _observed(graph).items()}, policy=Policy.FULL)
+    tensors = measure_tensor_harm(graph, plan.tensors, judge, count=3)
+    weights = measure_weight_harm(graph, graph.ops, judge, count=3)
+    predicted = sum(tensors.values()) + sum(weights.values())
+    measured = judge.score(quantize(graph, plan)).noise
+    assert 10 * abs(math.log10(predicted / measured)) < 2.0
+
+
+def test_probe_times_both_domains_and_keeps_them(tmp_path: Path) -> None:
+    graph = _net(spoilt=False)
+    table = probe(graph, store=tmp_path)
+    assert set(table.ops) == {op.id for op in graph.ops}
+    assert all(0 < one.float_us < 1e6 and one.int8_us > 0 for one in table.ops.values())
+    assert all(value > 0 for value in (*table.quantize_us.values(), *table.dequantize_us.values()))
+    assert probe(graph, store=tmp_path) == table
+    (kept,) = tmp_path.iterdir()
+    kept.unlink()
+    assert probe(graph, store=tmp_path).ops.keys() == table.ops.keys()
+
+
+def test_what_has_no_int8_kernel_costs_infinitely_much() -> None:
+    build = GraphBuilder(TfGraph({}, [], (), ()))
+    x = build.input("x", (1, 8, 8, 4))
+    build.graph.outputs = (build.op("FLOOR", (x,), (1, 8, 8, 4), name="y"),)
+    table = probe(build.graph)
+    assert math.isfinite(table.ops["y"].float_us)
+    assert math.isinf(table.ops["y"].int8_us)
+
+
+def test_a_rewrite_that_does_not_pay_is_dropped() -> None:
+    """Costs in which every operator but a convolution is dear make the transposed convolution's rewrite a loss."""
+    rng = np.random.default_rng(0)
+    build = GraphBuilder(TfGraph({}, [], (), ()))
+    x = build.input("x", (1, 8, 8, 4))
+    operands = (
+        build.ints("shape", (1, 16, 16, 2)),
+        build.constant("w", rng.normal(size=(2, 2, 2, 4)).astype(np.float32)),
+        x,
+        build.constant("b", np.zeros(2, np.float32)),
+    )
+    options = {"strideW": 2, "strideH": 2, "padding": 1}
+    build.graph.outputs = (build.op("TRANSPOSE_CONV", operands, (1, 16, 16, 2), name="y", options=options),)
+
+    def table(graph: TfGraph, dear: str) -> CostTable:
+        names = [name for name, tensor in graph.tensors.items() if tensor.data is None]
+        ops = {op.id: OpCost(100.0 if op.kind == dear else 10.0, math.inf) for op in graph.ops}
+        return CostTable(ops, dict.fromkeys(names, 1.0), dict.fromkeys(names, 1.0))
+
+    kept, report = prepare(build.graph, lambda g: table(g, "DEPTH_TO_SPACE"), boundary=Domain.FLOAT, int8=False)
+    assert "transpose_conv" in report.dropped
+    assert [op.kind for op in kept.ops] == ["TRANSPOSE_CONV"]
+    kept, report = prepare(build.graph, lambda g: table(g, "TRANSPOSE_CONV"), boundary=Domain.FLOAT, int8=False)
+    assert report.places == {"transpose_conv": 1}
+    assert fastest_us(table(kept, "TRANSPOSE_CONV"), kept, Domain.FLOAT, int8=False) < 100
+
+
+def test_a_plan_is_refused_where_the_graph_has_no_such_operator() -> None:
+    from edgeseg.errors import StageError
+
+    plan = QuantPlan(target="tflite", tensors={}, ops=(OpPlan(op="nowhere", kind="CONV_2D", domain=Domain.INT8),))
+    with pytest.raises(StageError, match="nowhere"):
+        quantize(_net(spoilt=False), plan)
