@@ -122,6 +122,12 @@ class FileRecord(_Record, frozen=True, kw_only=True):
     bytes: int
 
 
+class _Header(msgspec.Struct, frozen=True):
+    """What every schema of the manifest has."""
+
+    schema: int
+
+
 class Manifest(_Record, frozen=True, kw_only=True):
     """``files`` lists everything in the folder but the manifest; the first is the one to ship.
 
@@ -179,14 +185,22 @@ def load_artifact(path: str | Path) -> Artifact:
         )
     again = "Compile the model again; do not edit files inside an artifact."
     try:
-        manifest = msgspec.json.decode(manifest_path.read_bytes(), type=Manifest)
-    except msgspec.MsgspecError as error:
+        content = manifest_path.read_bytes()
+        schema = msgspec.json.decode(content, type=_Header).schema
+        # Before the rest: another schema may have other fields.
+        if schema != MANIFEST_SCHEMA:
+            raise ArtifactError(
+                f"'{manifest_path}' has schema {schema}; this edgeseg reads schema {MANIFEST_SCHEMA}.",
+                hint="Use the edgeseg that wrote it (its version is in the manifest), or compile the model again.",
+            )
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except (msgspec.MsgspecError, OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"'{manifest_path}' cannot be read: {error}.", hint=again) from error
-    if manifest.schema != MANIFEST_SCHEMA:
-        raise ArtifactError(
-            f"'{manifest_path}' has schema {manifest.schema}; this edgeseg reads schema {MANIFEST_SCHEMA}.", hint=again
-        )
+    if not manifest.files:
+        raise ArtifactError(f"'{manifest_path}' names no file to ship.", hint=again)
     for record in manifest.files:
+        if record.name in {"", ".", ".."} or Path(record.name).name != record.name:
+            raise ArtifactError(f"'{manifest_path}' names a file outside its folder: '{record.name}'.", hint=again)
         member = folder / record.name
         if not member.is_file():
             raise ArtifactError(f"'{folder}' is incomplete: {record.name} is missing.", hint=again)

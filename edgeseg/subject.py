@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from edgeseg.artifact import Artifact, load_artifact
@@ -34,7 +35,8 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class Subject:
-    """``open(threads)`` gives a Session. ``base``: the folder that relative paths of ``spec`` refer to."""
+    """``open(threads)`` gives a Session. ``base``: the folder that relative paths of ``spec`` refer to. ``is_model``: a trained
+    model; of anything else ``open`` can be pickled."""
 
     name: str
     path: Path
@@ -42,6 +44,7 @@ class Subject:
     base: Path
     open: Callable[[int], Session]
     artifact: Artifact | None = None
+    is_model: bool = False
 
 
 def resolve_spec(model_path: Path, spec: ModelSpec | Path | None) -> tuple[ModelSpec, Path]:
@@ -74,15 +77,11 @@ def open_subject(path: Path, spec: ModelSpec | Path | None = None, options: Load
             trust_pickle=options.trust_pickle,
             output_name=options.output_name or found.output.name,
         )
-        return Subject(path.name, path, found, base, lambda threads: open_reference(model, found, threads=threads))
-    name, pixels = options.output_name or found.output.name, options.pixels
-    return Subject(
-        path.name,
-        path,
-        found,
-        base,
-        lambda threads: open_foreign(path, form, found, threads=threads, pixels=pixels, output_name=name),
-    )
+        return Subject(
+            path.name, path, found, base, lambda threads: open_reference(model, found, threads=threads), is_model=True
+        )
+    name = options.output_name or found.output.name
+    return Subject(path.name, path, found, base, partial(_open_foreign, path, form, found, options.pixels, name))
 
 
 def _artifact_subject(artifact: Artifact, spec: ModelSpec | Path | None) -> Subject:
@@ -95,9 +94,17 @@ def _artifact_subject(artifact: Artifact, spec: ModelSpec | Path | None) -> Subj
         artifact.path,
         found,
         base,
-        lambda threads: open_graph(graph, threads=threads),
+        partial(_open_graph, graph),
         artifact,
     )
+
+
+def _open_graph(graph: Graph, threads: int) -> Session:
+    return open_graph(graph, threads=threads)
+
+
+def _open_foreign(path: Path, form: Format, spec: ModelSpec, pixels: bool, output_name: str | None, threads: int) -> Session:
+    return open_foreign(path, form, spec, threads=threads, pixels=pixels, output_name=output_name)
 
 
 def reference_of(artifact: Artifact, given: Path | None) -> Path | None:

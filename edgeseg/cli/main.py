@@ -21,6 +21,7 @@ _VERBS = {
     "init": "Look into a model and write edgeseg.toml.",
     "compile": "Turn a trained model into a checked file for one target.",
     "eval": "mIoU of the file that ships against the PyTorch model.",
+    "bench": "Latency of files against each other, with intervals and a noise verdict.",
     "inspect": "What is inside an artifact, .tflite or .onnx file.",
     "explain": "Why each float region of an INT8 artifact is float.",
     "targets": "What can be built on this machine.",

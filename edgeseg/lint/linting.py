@@ -7,7 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgeseg.lint.between import ENOUGH, color_order, different_kind, duplicates, overlap, swapped_names, too_few
+from edgeseg.lint.between import (
+    ENOUGH,
+    color_order,
+    different_kind,
+    duplicates,
+    overlap,
+    swapped_names,
+    tells_channels_apart,
+    too_few,
+)
 from edgeseg.lint.facts import Facts, Unusable, look_at_all
 from edgeseg.lint.findings import Code, Finding, LintReport, Severity, Skipped
 from edgeseg.lint.pictures import Picture
@@ -61,7 +70,13 @@ def lint_calibration(
             why = f"{len(ordinary)} ordinary calibration and {len(references)} evaluation images, {ENOUGH} of each are needed"
             skipped.append(Skipped(codes=(Code.COLOR_ORDER, Code.DIFFERENT_KIND), why=why))
         else:
-            exchanged = [] if spec.preprocess.color is ColorOrder.GRAY else list(color_order(ordinary, references))
+            exchanged: list[Finding] = []
+            if spec.preprocess.color is not ColorOrder.GRAY:
+                if tells_channels_apart(references):
+                    exchanged = list(color_order(ordinary, references))
+                else:
+                    why = "the colours of the evaluation images do not tell red from blue"
+                    skipped.append(Skipped(codes=(Code.COLOR_ORDER,), why=why))
             findings += exchanged
             names = swapped_names(exchanged)
             righted = [_righted(one) if one.name in names else one for one in ordinary]

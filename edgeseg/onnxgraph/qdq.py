@@ -33,7 +33,7 @@ class QdqStyle(StrEnum):
 
     For onnxruntime, activations are uint8 and weights int8: what x86's VNNI multiplies. On x86 without VNNI, onnxruntime's kernels
     add such products in 16 bits, which can saturate; there the session option ``session.x64quantprecision`` = ``1`` makes it
-    widen them.
+    widen them. It costs time where VNNI is there, so set it only where it is not.
     """
 
     ONNXRUNTIME = "onnxruntime"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -17,13 +17,14 @@ from edgeseg.graph import Format, Graph
 from edgeseg.pipeline import Outcome
 from edgeseg.preprocess import raw_threshold
 from edgeseg.quantize.observe import Observer
-from edgeseg.quantize.plan import Domain, QuantPlan
+from edgeseg.quantize.plan import Domain, QuantPlan, TensorQuant
 from edgeseg.quantize.ranges import choose
 from edgeseg.session import Float32, ModelInput
 from edgeseg.spec import IoType, ModelSpec, OutputKind
 from edgeseg.stages.rewrite_tflite import best_float, operator_costs
 from edgeseg.tflite.cost import int8_share
 from edgeseg.tflite.emit import quantize
+from edgeseg.tflite.equalise import channel_peaks, equalise
 from edgeseg.tflite.flatbuffer import read, write
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.judge import Judge
@@ -41,6 +42,12 @@ _JUDGED = {"quick": 6, "normal": 12, "max": 24}
 """Calibration images that judge candidates, by effort."""
 _FOLD_NOISE = 3e-3
 """Noise over signal at the output above which folding the normalisation costs more at the borders than exact pixels gain."""
+
+_EQUALISE = "equalise"
+_SOME = 16
+"""Calibration images that decide on equalisation."""
+_BALANCED = 0.9
+"""Equalising must bring the noise below this share."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,11 @@ class _Prepared:
             return self.pixels.feed(image.pixels)
         return _values(image)
 
+    @property
+    def fixed(self) -> dict[str, TensorQuant]:
+        """Quantizations that are given, not estimated."""
+        return {} if self.pixels is None else {self.graph.inputs[0]: self.pixels.quant()}
+
 
 def quantize_tflite(
     graph: Graph, calibration: CalibrationSet, spec: ModelSpec, work: Path, options: QuantizeOptions
@@ -102,19 +114,8 @@ def quantize_tflite(
         StageError: nothing runs in int8, or the plan asks for what no kernel does.
         UsageError: policy, effort or plan make no sense.
     """
-    deadline = time.monotonic() + options.time_limit_s
-    original = read(graph.path)
-    given = None if options.plan is None else _read_plan(options.plan)
-    prepared, notes = _prepare(original, calibration, spec, options, given)
-    if given is not None:
-        plan = given
-    else:
-        options.progress("statistics")
-        observers = {name: Observer(name) for name in activations(prepared.graph)}
-        collect(prepared.graph, map(prepared.feed, calibration), lambda name, values: observers[name].update(values))
-        plan, more = _plan(original, prepared, observers, calibration, spec, options, deadline, work)
-        plan = msgspec.structs.replace(plan, passes=prepared.passes)
-        notes += more
+    job = _Job(read(graph.path), calibration, spec, options, time.monotonic() + options.time_limit_s)
+    prepared, plan, search_record = job.run()
     emitted = quantize(prepared.graph, plan, io=options.io)
     share = int8_share(emitted)
     if share == 0.0:
@@ -126,104 +127,148 @@ def quantize_tflite(
     out = work / "int8.tflite"
     write(emitted, out)
     (work / "quantization.json").write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=1))
+    if search_record is not None:
+        (work / "search.json").write_bytes(msgspec.json.format(msgspec.json.encode(search_record), indent=1))
     return Outcome(
         Graph.of(out, Format.TFLITE, pixels=prepared.pixels is not None),
-        (f"{share:.1%} of the multiply-adds in int8", *notes),
+        (f"{share:.1%} of the multiply-adds in int8", *job.notes),
     )
 
 
-def _prepare(
-    original: TfGraph, calibration: CalibrationSet, spec: ModelSpec, options: QuantizeOptions, given: QuantPlan | None
-) -> tuple[_Prepared, tuple[str, ...]]:
-    """Rewrite the graph where that makes it faster; fold the normalisation where the file is to take 8-bit input and the fold does
-    no harm."""
-    options.progress("rewrites")
-    boundary = Domain.FLOAT if options.io is IoType.FLOAT32 else Domain.INT8
-    if given is None:
-        graph, report = _rewritten(original, boundary, options)
-    else:
-        graph, places = apply(original, given.passes)
-        report = PassReport(places, ())
-    passes = tuple(report.places)
-    if options.io is IoType.FLOAT32:
-        return _Prepared(graph, None, passes), (report.text,)
-    folded, pixels = fold_input_normalisation(graph, Normalisation.of(spec.preprocess, spec.input.channels))
-    prepared = _Prepared(folded, pixels, passes)
-    judge = _judge(original, prepared, list(islice(calibration, 2)), spec)
-    noise = judge.score(folded).noise
-    if noise > _FOLD_NOISE:
-        why = f"normalisation not folded: at the borders it would cost {noise:.1e} of the signal"
-        return _Prepared(graph, None, passes), (report.text, why)
-    return prepared, (report.text, "takes exact pixels")
+@dataclass
+class _Job:
+    """One quantization: the inputs, and the notes that gather on the way."""
 
+    original: TfGraph
+    calibration: CalibrationSet
+    spec: ModelSpec
+    options: QuantizeOptions
+    deadline: float
+    notes: list[str] = field(default_factory=list)
 
-def _rewritten(original: TfGraph, boundary: Domain, options: QuantizeOptions) -> tuple[TfGraph, PassReport]:
-    """The policy ``full`` wants everything in int8, so it takes every rewrite that makes that possible; otherwise the fast ones."""
-    if options.policy == "full":
-        graph, places = apply(original, tuple(PASSES))
-        return graph, PassReport({name: count for name, count in places.items() if count}, ())
-    return prepare(original, operator_costs, boundary=boundary, int8=True)
+    @property
+    def boundary(self) -> Domain:
+        return Domain.FLOAT if self.options.io is IoType.FLOAT32 else Domain.INT8
 
-
-def _plan(
-    original: TfGraph,
-    prepared: _Prepared,
-    observers: dict[str, Observer],
-    calibration: CalibrationSet,
-    spec: ModelSpec,
-    options: QuantizeOptions,
-    deadline: float,
-    work: Path,
-) -> tuple[QuantPlan, tuple[str, ...]]:
-    fixed = {} if prepared.pixels is None else {prepared.graph.inputs[0]: prepared.pixels.quant()}
-    policy, _, kinds = options.policy.partition("=")
-    if policy in {"full", "float-ops"}:
-        ranges = {name: choose(observer) for name, observer in observers.items()} | fixed
-        named = {kind.strip().upper() for kind in kinds.split(",") if kind.strip()}
-        unknown = named - {op.kind for op in prepared.graph.ops}
-        if unknown:
+    def run(self) -> tuple[_Prepared, QuantPlan, SearchRecord | None]:
+        options = self.options
+        if options.plan is not None:
+            given = _read_plan(options.plan)
+            names = tuple(name for name in given.passes if name != _EQUALISE)
+            prepared = self.folded(apply(self.original, names)[0], names)
+            if _EQUALISE in given.passes:
+                prepared = self.equalised(prepared)[0]
+            return prepared, given, None
+        policy, _, kinds = options.policy.partition("=")
+        if policy not in {"auto", "full", "float-ops"} or options.effort not in EFFORTS:
             raise UsageError(
-                f"The graph has no operator {', '.join(sorted(unknown))}.",
-                hint=f"It has {', '.join(sorted({op.kind for op in prepared.graph.ops}))}.",
+                f"There is no policy '{options.policy}' or effort '{options.effort}'.",
+                hint=f"Policies: auto, full, float-ops=KIND,KIND. Efforts: {', '.join(EFFORTS)}.",
             )
-        return initial_plan(prepared.graph, ranges, policy=Policy.FULL, float_kinds=named), (f"policy {options.policy}",)
-    if policy != "auto" or options.effort not in EFFORTS:
-        raise UsageError(
-            f"There is no policy '{options.policy}' or effort '{options.effort}'.",
-            hint=f"Policies: auto, full, float-ops=KIND,KIND. Efforts: {', '.join(EFFORTS)}.",
-        )
-    options.progress("operator times")
-    costs = operator_costs(prepared.graph)
-    images = list(islice(calibration, _JUDGED[options.effort]))
-    result = search(
-        prepared.graph,
-        observers,
-        _judge(original, prepared, images, spec),
-        costs,
-        prepared.feed(images[0]),
-        SearchSettings(
+        options.progress("rewrites")
+        prepared = self.balanced(self.rewritten(everything=policy == "full"))
+        options.progress("statistics")
+        observers = self.observe(prepared, self.calibration)
+        if policy != "auto":
+            plan = self.ruled(prepared, observers, kinds)
+            return prepared, msgspec.structs.replace(plan, passes=prepared.passes), None
+        result = self.searched(prepared, observers)
+        record = _record(result, options.budget)
+        self.notes += _search_notes(record)
+        return prepared, msgspec.structs.replace(result.best.plan, passes=prepared.passes), record
+
+    # ------------------------------------------------------------------------------------------- the graph
+
+    def rewritten(self, *, everything: bool) -> _Prepared:
+        """``everything``: every rewrite that makes an integer form possible; otherwise those that make the file faster."""
+        if everything:
+            graph, places = apply(self.original, tuple(PASSES))
+            report = PassReport({name: count for name, count in places.items() if count}, ())
+        else:
+            graph, report = prepare(self.original, operator_costs, boundary=self.boundary, int8=True)
+        self.notes.append(report.text)
+        return self.folded(graph, tuple(report.places))
+
+    def folded(self, graph: TfGraph, passes: tuple[str, ...]) -> _Prepared:
+        """Fold the normalisation where the file is to take 8-bit input and the fold does no harm."""
+        plain = _Prepared(graph, None, passes)
+        if self.options.io is IoType.FLOAT32:
+            return plain
+        folded, pixels = fold_input_normalisation(graph, Normalisation.of(self.spec.preprocess, self.spec.input.channels))
+        prepared = _Prepared(folded, pixels, passes)
+        noise = self.judge(prepared, 2).score(folded).noise
+        if noise > _FOLD_NOISE:
+            self.notes.append(f"normalisation not folded: at the borders it would cost {noise:.1e} of the signal")
+            return plain
+        self.notes.append("takes exact pixels")
+        return prepared
+
+    def balanced(self, prepared: _Prepared) -> _Prepared:
+        """Equalise channels where that leaves less noise with everything in int8."""
+        candidate, count = self.equalised(prepared)
+        if not count:
+            return prepared
+        judge = self.judge(prepared, 4)
+        noises = []
+        for one in (prepared, candidate):
+            observers = self.observe(one, self.calibration.take(_SOME))
+            ranges = {name: choose(observer) for name, observer in observers.items()} | one.fixed
+            noises.append(judge.score(quantize(one.graph, initial_plan(one.graph, ranges))).noise)
+        if noises[1] > _BALANCED * noises[0]:
+            return prepared
+        self.notes.append(f"{count} channels equalised")
+        return candidate
+
+    def equalised(self, prepared: _Prepared) -> tuple[_Prepared, int]:
+        peaks = channel_peaks(prepared.graph, map(prepared.feed, self.calibration.take(_SOME)))
+        graph, count = equalise(prepared.graph, peaks)
+        return _Prepared(graph, prepared.pixels, (*prepared.passes, _EQUALISE)), count
+
+    # ------------------------------------------------------------------------------------------- the plan
+
+    def observe(self, prepared: _Prepared, images: CalibrationSet) -> dict[str, Observer]:
+        observers = {name: Observer(name) for name in activations(prepared.graph)}
+        collect(prepared.graph, map(prepared.feed, images), lambda name, values: observers[name].update(values))
+        return observers
+
+    def ruled(self, prepared: _Prepared, observers: dict[str, Observer], kinds: str) -> QuantPlan:
+        """Everything in int8 that has a kernel, but for the kinds that were named."""
+        ranges = {name: choose(observer) for name, observer in observers.items()} | prepared.fixed
+        named = {kind.strip().upper() for kind in kinds.split(",") if kind.strip()}
+        present = {op.kind for op in prepared.graph.ops}
+        if named - present:
+            raise UsageError(
+                f"The graph has no operator {', '.join(sorted(named - present))}.",
+                hint=f"It has {', '.join(sorted(present))}.",
+            )
+        self.notes.append(f"policy {self.options.policy}")
+        return initial_plan(prepared.graph, ranges, policy=Policy.FULL, float_kinds=named)
+
+    def searched(self, prepared: _Prepared, observers: dict[str, Observer]) -> SearchResult:
+        options = self.options
+        options.progress("operator times")
+        image = next(iter(self.calibration))
+        settings = SearchSettings(
             budget=options.budget,
             effort=EFFORTS[options.effort],
-            boundary=Domain.FLOAT if options.io is IoType.FLOAT32 else Domain.INT8,
-            deadline=deadline,
-            fixed=fixed,
-            baseline=(best_float(original)[0], _values(images[0])),
+            boundary=self.boundary,
+            deadline=self.deadline,
+            fixed=prepared.fixed,
+            baseline=(best_float(self.original)[0], _values(image)),
             progress=options.progress,
-        ),
-    )
-    record = _record(result, options.budget)
-    (work / "search.json").write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
-    return result.best.plan, _search_notes(record)
+        )
+        judge = self.judge(prepared, _JUDGED[options.effort])
+        return search(prepared.graph, observers, judge, operator_costs(prepared.graph), prepared.feed(image), settings)
 
-
-def _judge(original: TfGraph, prepared: _Prepared, images: list[ModelInput], spec: ModelSpec) -> Judge:
-    return Judge(
-        original,
-        [_values(image) for image in images],
-        [prepared.feed(image) for image in images],
-        threshold=raw_threshold(spec),
-        probability=spec.output.kind is OutputKind.PROBABILITY,
-    )
+    def judge(self, prepared: _Prepared, count: int) -> Judge:
+        images = list(islice(self.calibration, count))
+        return Judge(
+            self.original,
+            [_values(image) for image in images],
+            [prepared.feed(image) for image in images],
+            threshold=raw_threshold(self.spec),
+            probability=self.spec.output.kind is OutputKind.PROBABILITY,
+        )
 
 
 def _values(image: ModelInput) -> Float32:

@@ -169,7 +169,7 @@ def open_torch_cuda(model: Model, spec: ModelSpec, options: CudaOptions | None =
         example = torch.zeros(shape, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
         info = SessionInfo(
             runtime=f"torch-{options.mode.value}",
-            version=torch.__version__,
+            version=str(torch.__version__),
             file=str(model.path),
             device=f"cuda:{options.device} {torch.cuda.get_device_name(device)}",
             inputs=(TensorInfo("input", str(dtype).removeprefix("torch."), shape),),

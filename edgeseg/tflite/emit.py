@@ -34,7 +34,14 @@ class _Form:
 _FLOAT = _Form("float32")
 
 
-def quantize(graph: TfGraph, plan: QuantPlan, *, io: IoType = IoType.FLOAT32, integer_only: bool = False) -> TfGraph:
+def quantize(
+    graph: TfGraph,
+    plan: QuantPlan,
+    *,
+    io: IoType = IoType.FLOAT32,
+    integer_only: bool = False,
+    rounding: Rounding = Rounding.BALANCED,
+) -> TfGraph:
     """The graph with each operator in its planned domain.
 
     Tensors keep their names in the form their operator computes (or, for inputs and outputs, in the form the file shows);
@@ -48,7 +55,7 @@ def quantize(graph: TfGraph, plan: QuantPlan, *, io: IoType = IoType.FLOAT32, in
             no float in the given graph (an argmax) stay as they are.
         integer_only: convert between integers directly, also where the delegate does not and the way through float is
             faster; for hardware without float.
-        rounding: of weights.
+        rounding: of weights; see Rounding.
 
     Raises:
         StageError: the plan asks for what no kernel does, or lacks a tensor.

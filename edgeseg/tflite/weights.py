@@ -23,10 +23,11 @@ _SMALLEST_RATIO = 2.0**-24  # of (input scale * weight scale) / output scale
 
 
 class Rounding(StrEnum):
-    """NEAREST: each weight by itself. BALANCED: so that the rounding errors of a kernel window cancel.
+    """NEAREST: each weight by itself. BALANCED: so that the rounding errors of a kernel window cancel, and those of a channel.
 
-    What a convolution reads is smooth: neighbouring positions hold nearly the same value, so the sum of a window's rounding
-    errors does more harm than their squares (the kernel-wise step of Guo et al. 2022, SQuant, arXiv:2202.07471).
+    What a convolution reads is smooth and often positive: neighbouring positions and channels hold alike values, so the sum
+    of the rounding errors does more harm than their squares. BALANCED rounds a few weights the other way until the sums are
+    at most half a step (the idea of Guo et al. 2022, SQuant, arXiv:2202.07471; needs no data).
     """
 
     NEAREST = "nearest"
@@ -62,7 +63,14 @@ def constant_range(values: Array, dtype: str) -> Quant:
 
 
 def quantize_linear(
-    weights: Array, axis: int, bias: Array | None, *, input_scale: float, output_scale: float, wide_bias: bool = False
+    weights: Array,
+    axis: int,
+    bias: Array | None,
+    *,
+    input_scale: float,
+    output_scale: float,
+    wide_bias: bool = False,
+    rounding: Rounding = Rounding.NEAREST,
 ) -> LinearWeights:
     """Weights of a convolution or matrix product, symmetric per index of ``axis``, and the bias that goes with them.
 
@@ -99,20 +107,27 @@ def quantize_linear(
 
 
 def _balanced(exact: Float64, axis: int) -> Float64:
-    """Round so that the errors within each kernel window sum to at most half a step."""
-    if exact.ndim != 4 or exact.shape[1] * exact.shape[2] == 1:
-        return np.rint(exact)
-    windows = np.moveaxis(exact, (1, 2), (2, 3)).reshape(-1, exact.shape[1] * exact.shape[2])
-    steps = np.rint(windows)
-    errors = steps - windows
-    excess = np.rint(errors.sum(axis=1))
-    # Moving those values by one step whose rounding was nearest to the other side adds the least squared error.
-    order = np.argsort(-errors * np.sign(excess)[:, None], axis=1, kind="stable")
-    rank = np.argsort(order, axis=1, kind="stable")
-    steps -= np.where(rank < np.abs(excess)[:, None], np.sign(excess)[:, None], 0.0)
-    grouped = steps.reshape(exact.shape[0], exact.shape[3], exact.shape[1], exact.shape[2])
-    balanced: Float64 = np.moveaxis(grouped, (2, 3), (1, 2))
+    """Round so that the errors of each kernel window, then of each output channel, sum to at most half a step."""
+    rows = np.moveaxis(exact, axis, 0)
+    steps = np.rint(rows)
+    if rows.ndim == 4:  # the kernel's height and width are now axes 1 and 2
+        order = (0, 3, 1, 2) if axis == 0 else (0, 1, 2, 3)
+        shape = (-1, exact.shape[1] * exact.shape[2])
+        turned = rows.transpose(order)
+        windows = _cancelled(turned.reshape(shape), steps.transpose(order).reshape(shape))
+        steps = windows.reshape(turned.shape).transpose(np.argsort(order))
+    steps = _cancelled(rows.reshape(rows.shape[0], -1), steps.reshape(rows.shape[0], -1)).reshape(rows.shape)
+    balanced: Float64 = np.moveaxis(steps, 0, axis)
     return balanced
+
+
+def _cancelled(exact: Float64, steps: Float64) -> Float64:
+    """Move just so many values of each row by one step that the row's errors cancel: those which that costs least."""
+    errors = steps - exact
+    excess = np.rint(errors.sum(axis=1, keepdims=True))
+    rank = np.argsort(np.argsort(-errors * np.sign(excess), axis=1, kind="stable"), axis=1, kind="stable")
+    moved: Float64 = steps - np.where(rank < np.abs(excess), np.sign(excess), 0.0)
+    return moved
 
 
 def float32(value: float) -> float:

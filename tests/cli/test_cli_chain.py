@@ -293,6 +293,13 @@ def test_inspect(artifact: Callable[[str], Path], tmp_path: Path) -> None:
         assert found.document()
 
 
+def test_explain(artifact: Callable[[str], Path], tmp_path: Path) -> None:
+    explained = edgeseg("explain", artifact("tflite-int8"), "--json", cwd=tmp_path)
+    assert (explained.code, explained.err) == (0, "")
+    assert explained.document() is not None
+    refused(edgeseg("explain", tmp_path, cwd=tmp_path), 1, "not an artifact")
+
+
 def test_python_and_the_command_do_the_same(artifact: Callable[[str], Path], workshop: Workshop, tmp_path: Path) -> None:
     import edgeseg as package
 

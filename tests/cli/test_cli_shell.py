@@ -11,7 +11,7 @@ import pytest
 from shell import COMMAND, edgeseg, environment, refused
 from workshop import Workshop
 
-VERBS = ("init", "compile", "eval", "inspect", "targets", "doctor", "demo", "data", "cache")
+VERBS = ("init", "compile", "eval", "inspect", "explain", "targets", "doctor", "demo", "data", "cache")
 
 
 def test_help_names_every_verb(tmp_path: Path) -> None:
@@ -72,7 +72,10 @@ def test_impossible_flag(workshop: Workshop, tmp_path: Path, flag: str, value: s
     refused(outcome, 2, flag, phrase)
 
 
-@pytest.mark.parametrize("arguments", [("targets",), ("doctor",), ("cache", "show"), ("cache", "clear"), ("data", "list")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("targets",), ("doctor",), ("cache", "show"), ("cache", "clear"), ("data", "list"), ("data", "show", "camvid")],
+)
 def test_json_of_the_verbs_that_need_no_model(arguments: tuple[str, ...], tmp_path: Path) -> None:
     outcome = edgeseg(*arguments, "--json", cwd=tmp_path, env={"EDGESEG_CACHE": str(tmp_path / "cache")})
     assert outcome.code in {0, 4} if arguments == ("doctor",) else outcome.code == 0, outcome.err
