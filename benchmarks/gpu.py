@@ -5,6 +5,9 @@
     python benchmarks/gpu.py pack --output gpu.tar.gz [--tensorrt CHUNKS] [--wheels DIR]     for a GPU machine without a network
     python benchmarks/gpu.py run --packed gpu.tar.gz            there: check, unpack, build, measure, report
 
+Where that machine has no copy of this repository, the archive brings one: unpack it by hand and name its folder instead,
+``python FOLDER/code/benchmarks/gpu.py run --packed FOLDER``.
+
 The report goes to benchmarks/results/<GPU>/gpu.json, with a Markdown table beside it. ``--suite`` and ``--only`` choose the cases.
 An int8 file is only advised where it is faster than the fp16 file built beside it.
 """
@@ -19,7 +22,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE / "gpu"), str(HERE.parent)]
+sys.path[:0] = [str(HERE / "gpu"), str(HERE.parent), str(HERE.parents[1] / "wheels")]
 
 from cases import CALIBRATION_IMAGES, prepare, read_suite  # noqa: E402
 from measuring import Plan, prepared_cases, run_case  # noqa: E402
@@ -28,6 +31,7 @@ from packing import Packed, pack, unpack  # noqa: E402
 from report import NOT_MEASURED, GpuReport, write_report  # noqa: E402
 
 from edgeseg.bench.machine import machine_facts  # noqa: E402
+from edgeseg.errors import EdgesegError, EnvironmentLack  # noqa: E402
 from edgeseg.trt.build import BuildSettings  # noqa: E402
 from edgeseg.trt.driver import Environment, look_around  # noqa: E402
 
@@ -43,7 +47,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--rehearse", action="store_true", help="walk the whole path on a CPU; no time is taken")
     parser.add_argument("--output", type=Path, help="pack: the archive; else the folder for the report")
-    parser.add_argument("--packed", type=Path, help="run: the archive")
+    parser.add_argument("--packed", type=Path, help="run: the archive, or the folder it was unpacked into")
     parser.add_argument("--tensorrt", type=Path, help="pack: folder of chunks of a packed TensorRT")
     parser.add_argument("--wheels", type=Path, help="pack: folder of Python packages to put on the path there")
     parser.add_argument("--calibration", type=int, default=CALIBRATION_IMAGES, help="calibration images")
@@ -65,9 +69,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 def environment(options: argparse.Namespace, unpacked: Path | None) -> Environment:
     """This machine's, or that of a rehearsal."""
     if options.rehearse:
-        found = look_around()
-        lack = found.lack or RuntimeError("rehearsal")
-        return Environment(None, None, "rehearsal", lack)  # type: ignore[arg-type]
+        return Environment(None, None, "rehearsal", EnvironmentLack("This is a rehearsal.", hint="Leave out --rehearse."))
     python = unpacked / "trt" / "python" if unpacked else None
     if python is not None and python.is_file():
         os.environ["EDGESEG_TRT_PYTHON"] = str(python)
@@ -111,7 +113,6 @@ def main(given: list[str] | None = None) -> None:
                 unpacked = unpack(options.packed, Path(folder) / "unpacked")
             except Packed as error:
                 sys.exit(str(error))
-            sys.path[:0] = [str(path) for path in (unpacked / "wheels", unpacked / "code") if path.is_dir()]
             cases = unpacked / "cases"
         if options.verb == "all" and not options.rehearse:
             environment(options, None)  # a lack is better known before the cases are prepared than after
@@ -132,4 +133,8 @@ def main(given: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EdgesegError as error:
+        say(f"{error.message} {error.hint}")
+        sys.exit(error.exit_code)

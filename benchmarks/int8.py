@@ -19,7 +19,7 @@ import msgspec
 from edgeseg.api import CompileOptions, compile_model, evaluate
 from edgeseg.artifact import Artifact
 from edgeseg.bench.interleave import interleaved_medians
-from edgeseg.bench.machine import machine_facts
+from edgeseg.bench.machine import MachineFacts, machine_facts
 from edgeseg.data.pairs import open_evaluation
 from edgeseg.spec_file import load_spec
 from edgeseg.subject import open_subject
@@ -65,7 +65,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 class Table(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = 1
     command: str
-    machine: object
+    machine: MachineFacts
     rows: tuple[Row, ...]
 
 

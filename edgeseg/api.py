@@ -11,7 +11,7 @@ from edgeseg.data.pairs import open_evaluation
 from edgeseg.errors import ModelError, UsageError
 from edgeseg.evaluation import EvaluationResult, evaluate_sessions
 from edgeseg.spec import ModelSpec, Target
-from edgeseg.subject import LoadOptions, Subject, open_subject, reference_of, resolve_spec
+from edgeseg.subject import LoadOptions, open_reference_of, open_subject, resolve_spec
 
 __all__ = ["CompileOptions", "CompileResult", "LoadOptions", "compile_model", "evaluate", "load_artifact"]
 
@@ -87,7 +87,7 @@ def evaluate(
     samples = open_evaluation(opened.spec, opened.base, images=images, masks=masks, regions=regions)
     if limit is not None:
         samples = samples.take(limit)
-    base = _reference(opened, Path(reference) if reference else None, load) if with_reference else None
+    base = open_reference_of(opened, Path(reference) if reference else None, load) if with_reference else None
     with opened.open(threads) as session:
         if base is None:
             return evaluate_sessions(session, samples, name=opened.name, progress=lambda done: progress(done, len(samples)))
@@ -101,16 +101,3 @@ def evaluate(
                 progress=lambda done: progress(done, len(samples)),
             )
 
-
-def _reference(opened: Subject, given: Path | None, load: LoadOptions) -> Subject | None:
-    if opened.artifact is not None:
-        source = opened.artifact.manifest.source
-        given = reference_of(opened.artifact, given)
-        load = LoadOptions(
-            factory=load.factory or source.factory,
-            trust_pickle=load.trust_pickle,
-            output_name=load.output_name or source.output_name,
-        )
-    if given is None:
-        return None
-    return open_subject(given, opened.spec, load)

@@ -17,7 +17,7 @@ from edgeseg.session import Session
 from edgeseg.spec import ModelSpec
 from edgeseg.spec_file import find_spec, load_spec
 
-__all__ = ["LoadOptions", "Subject", "open_subject", "reference_of", "resolve_spec"]
+__all__ = ["LoadOptions", "Subject", "open_reference_of", "open_subject", "reference_of", "resolve_spec"]
 
 
 @dataclass(frozen=True)
@@ -125,3 +125,22 @@ def reference_of(artifact: Artifact, given: Path | None) -> Path | None:
         if candidate.is_file() and digest_file(candidate) == source.digest:
             return candidate
     return None
+
+
+def open_reference_of(opened: Subject, given: Path | None, load: LoadOptions) -> Subject | None:
+    """The subject that ``opened`` is compared with: ``given``, or for an artifact the model it was compiled from, loaded as it was
+    then. None where there is none.
+
+    Raises:
+        UsageError: as ``reference_of``.
+        ModelError: it cannot be loaded.
+    """
+    if opened.artifact is not None:
+        source = opened.artifact.manifest.source
+        given = reference_of(opened.artifact, given)
+        load = LoadOptions(
+            factory=load.factory or source.factory,
+            trust_pickle=load.trust_pickle,
+            output_name=load.output_name or source.output_name,
+        )
+    return None if given is None else open_subject(given, opened.spec, load)

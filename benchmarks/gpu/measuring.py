@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
-import numpy as np
 from cases import Prepared, artifacts
 from nvml import EnergyCounter
 from report import NOT_MEASURED, SIMULATION, CaseReport, Drift, Row
@@ -23,7 +21,7 @@ from edgeseg.data.calibration import open_calibration
 from edgeseg.data.pairs import open_evaluation
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluation import evaluate_sessions
-from edgeseg.graph import Graph
+from edgeseg.graph import Format, Graph
 from edgeseg.model import load_model
 from edgeseg.onnxgraph.view import load_model as load_onnx
 from edgeseg.session import ModelInput, Session
@@ -46,7 +44,7 @@ class Plan:
     batches: tuple[int, ...] = (1, 16)
     rounds: int = 30
     images: int | None = None
-    build: BuildSettings = BuildSettings()
+    build: BuildSettings = field(default_factory=BuildSettings)
 
 
 class Timed(Session, Protocol):
@@ -116,7 +114,7 @@ def _build(work: Path, environment: Environment, plan: Plan) -> tuple[Engines, d
         ship = int8 if precision is Precision.INT8 else floats
         for batch in plan.batches:
             settings = msgspec.structs.replace(plan.build, batch=(batch, batch, batch))
-            graph = Graph.of(ship / precision.weak_file, "onnx")  # type: ignore[arg-type]
+            graph = Graph.of(ship / precision.weak_file, Format.ONNX)
             outcome = build_engine_stage(graph, precision, ship.parent, settings, environment)
             document = msgspec.json.decode((ship / "engine.json").read_bytes(), type=EngineDocument)
             engine = ship / f"{precision}-{batch}.engine"
@@ -235,18 +233,3 @@ def prepared_cases(folder: Path) -> Iterator[tuple[Path, Prepared]]:
     """Folders of prepared cases, by name."""
     for path in sorted(folder.glob("*/case.json")):
         yield path.parent, msgspec.json.decode(path.read_bytes(), type=Prepared)
-
-
-def check_agreement(work: Path, spec: ModelSpec) -> float:
-    """Share of equal decisions of the int8 and the fp32 file on the probe image, on the CPU."""
-    probe = _probe(work, spec)
-    decisions = []
-    for precision in (Precision.INT8, Precision.FP32):
-        with _open_file(work, precision, None) as session:
-            session.feed(probe)
-            session.invoke()
-            decisions.append(session.fetch().argmax(axis=1))
-    return float(np.mean(decisions[0] == decisions[1]))
-
-
-_ = islice

@@ -35,11 +35,16 @@ def pack(prepared: Path, archive: Path, *, tensorrt: Path | None = None, wheels:
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """Check the digest, unpack into ``folder``, put TensorRT together where it came along.
+    """Check the digest, unpack into ``folder``, put TensorRT together where it came along; a folder is taken as unpacked already.
 
     Raises:
         Packed: the archive is not what was packed.
     """
+    if archive.is_dir():
+        folder = archive
+        if (folder / "tensorrt").is_dir() and not (folder / "trt" / "python").is_file():
+            join_tensorrt(folder / "tensorrt", folder / "trt")
+        return folder
     noted = archive.with_name(f"{archive.name}.sha256")
     if not noted.is_file() or noted.read_text().strip() != _digest([archive]):
         raise Packed(f"{archive} is not whole: its digest is not the one in {noted.name}. Pack or copy it again.")

@@ -71,8 +71,13 @@ def write_report(report: GpuReport, path: Path) -> Path:
     return text
 
 
+_CLOCKS = (
+    "Times are the GPU's, by CUDA events around a run; onnxruntime-cuda's are the host's, around a run that is waited for."
+)
+
+
 def markdown(report: GpuReport) -> str:
-    lines = [f"# GPU: {report.label}", "", f"{report.environment}. Energy: {report.energy}.", ""]
+    lines = [f"# GPU: {report.label}", "", f"{report.environment}. Energy: {report.energy}.", _CLOCKS, ""]
     for case in report.cases:
         height, width = case.size
         lines += [f"## {case.name}", "", f"{width}x{height}, {case.weights} weights.", ""]

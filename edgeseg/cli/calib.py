@@ -92,6 +92,6 @@ def _show(report: LintReport) -> None:
 
 
 def _listed(finding: Finding) -> str:
-    entries = [f"{one} = {other}" for one, other in finding.twins] or list(finding.images)
+    entries = [one if one == other else f"{one} = {other}" for one, other in finding.twins] or list(finding.images)
     more = f", and {len(entries) - _SHOWN} more" if len(entries) > _SHOWN else ""
     return ", ".join(entries[:_SHOWN]) + more

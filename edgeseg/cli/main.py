@@ -22,6 +22,8 @@ _VERBS = {
     "compile": "Turn a trained model into a checked file for one target.",
     "eval": "mIoU of the file that ships against the PyTorch model.",
     "bench": "Latency of files against each other, with intervals and a noise verdict.",
+    "drift": "What compiling did to the predictions, stage by stage, with intervals.",
+    "gate": "May this file ship? Rules with intervals; exit code 0, 3 or 5.",
     "inspect": "What is inside an artifact, .tflite or .onnx file.",
     "explain": "Why each float region of an INT8 artifact is float.",
     "targets": "What can be built on this machine.",
@@ -68,7 +70,8 @@ class _Verbs(click.Group):
 def cli() -> None:
     """From a trained PyTorch segmentation model to an INT8 file that still segments, with evidence.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a check or gate said no, 4 this machine lacks something.
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a check or gate said no, 4 this machine lacks something,
+    5 a gate could not decide.
     Shell completion: eval "$(_EDGESEG_COMPLETE=bash_source edgeseg)" (or zsh_source, fish_source).
     """
 

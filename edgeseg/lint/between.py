@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg.lint.difference import compare_sets, energy_distance, nearest, nearest_other
-from edgeseg.lint.facts import Facts
+from edgeseg.lint.facts import KIND_UNITS, Facts
 from edgeseg.lint.findings import Code, Figure, Finding, Severity
 from edgeseg.lint.likeness import ALIKE, Twin, common_relief, near_twins
 from edgeseg.lint.stability import TOLERANCE, range_shift
@@ -30,7 +30,6 @@ ENOUGH = 8
 Float32 = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 
-_FEATURES = 16
 # In units of facts.KIND_UNITS, root mean square over the features. Within a domain (CamVid's dusk and day drives, halves of
 # DRIVE and of a nuclei set) sets are up to 0.4 apart and pictures up to 1.05 from their nearest; other domains begin at 1.2
 # and 0.7: as a set the difference is plain, a picture alone must stand out more.
@@ -181,7 +180,9 @@ def too_few(pictures: Sequence[Facts], *, seed: int) -> Iterator[Finding]:
 
 def different_kind(pictures: Sequence[Facts], judged: Sequence[Facts], *, seed: int) -> Iterator[Finding]:
     """The set as a whole, or some pictures of it, unlike the evaluation images. Both sets need ``ENOUGH`` pictures."""
-    mine, theirs = (np.stack([one.kind for one in chosen]) / np.float32(np.sqrt(_FEATURES)) for chosen in (pictures, judged))
+    mine, theirs = (
+        np.stack([one.kind for one in chosen]) / np.float32(np.sqrt(KIND_UNITS.size)) for chosen in (pictures, judged)
+    )
     rng = np.random.default_rng(seed)
     few, reference = _at_most(mine, rng), _at_most(theirs, rng)
     difference = compare_sets(few, reference, seed=seed)

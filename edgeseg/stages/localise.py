@@ -50,7 +50,7 @@ def _onnx_values(path: Path, image: ModelInput) -> dict[str, Float32]:
 
     from edgeseg.onnxgraph.statistics import open_model
 
-    model = onnx.load(path)
+    model = onnx.shape_inference.infer_shapes(onnx.load(path))
     known = {value.name for value in model.graph.value_info}
     produced = [name for node in model.graph.node for name in node.output if name in known]
     shown = {output.name for output in model.graph.output}
@@ -58,7 +58,8 @@ def _onnx_values(path: Path, image: ModelInput) -> dict[str, Float32]:
     session = open_model(model)
     names = [output.name for output in session.get_outputs()]
     values = session.run(names, {session.get_inputs()[0].name: image.values})
-    return _float_only(dict(zip(names, values, strict=True)))
+    found = dict(zip(names, values, strict=True))
+    return _float_only({name: found[name] for node in model.graph.node for name in node.output if name in found})
 
 
 def _tflite_values(path: Path, image: ModelInput) -> dict[str, Float32]:

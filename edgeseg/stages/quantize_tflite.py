@@ -150,6 +150,22 @@ class _Job:
     def boundary(self) -> Domain:
         return Domain.FLOAT if self.options.io is IoType.FLOAT32 else Domain.INT8
 
+    @property
+    def held_back(self) -> CalibrationSet:
+        """The images that judge."""
+        return self._split()[1]
+
+    @property
+    def fitted(self) -> CalibrationSet:
+        """The images that ranges are estimated from: none of those that judge, where there are enough."""
+        return self._split()[0]
+
+    def _split(self) -> tuple[CalibrationSet, CalibrationSet]:
+        count, total = _JUDGED.get(self.options.effort, 0), len(self.calibration)
+        if total < 3 * count:
+            return self.calibration, self.calibration.take(count)
+        return self.calibration.split(count / total)
+
     def run(self) -> tuple[_Prepared, QuantPlan, SearchRecord | None]:
         options = self.options
         if options.plan is not None:
@@ -168,7 +184,7 @@ class _Job:
         options.progress("rewrites")
         prepared = self.balanced(self.rewritten(everything=policy == "full"))
         options.progress("statistics")
-        observers = self.observe(prepared, self.calibration)
+        observers = self.observe(prepared, self.fitted)
         if policy != "auto":
             plan = self.ruled(prepared, observers, kinds)
             return prepared, msgspec.structs.replace(plan, passes=prepared.passes), None
@@ -261,7 +277,7 @@ class _Job:
         return search(prepared.graph, observers, judge, operator_costs(prepared.graph), prepared.feed(image), settings)
 
     def judge(self, prepared: _Prepared, count: int) -> Judge:
-        images = list(islice(self.calibration, count))
+        images = list(islice(self.held_back, count))
         return Judge(
             self.original,
             [_values(image) for image in images],

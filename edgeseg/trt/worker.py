@@ -104,18 +104,21 @@ class JobError(Exception):
 
 
 def make_logger(trt: ModuleType, write: Callable[[str], None]) -> tensorrt.ILogger:
-    """A logger that writes every line and keeps the errors in ``errors``."""
+    """A logger that writes every line and keeps the errors in ``errors`` and the last warning in ``warning``."""
 
     class Log(trt.ILogger):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
+            self.warning = ""
 
         def log(self, severity: tensorrt.ILogger.Severity, message: str) -> None:
             level = str(severity).rsplit(".", 1)[-1]
             write(f"[{level}] {message}")
             if severity in (trt.Logger.ERROR, trt.Logger.INTERNAL_ERROR):
                 self.errors.append(message)
+            elif severity == trt.Logger.WARNING:
+                self.warning = message
 
     return Log()
 
@@ -281,7 +284,7 @@ def run_build(job_path: str, reply_path: str) -> None:
     except Exception as error:  # noqa: BLE001 - the parent must hear of it
         traceback.print_exc(file=sys.stdout)
         kind = "memory" if isinstance(error, MemoryError) else "build"
-        reply["failed"] = {"kind": kind, "messages": [f"{type(error).__name__}: {error}", *logger.errors]}
+        reply["failed"] = {"kind": kind, "messages": [f"{type(error).__name__}: {error}", *(logger.errors or [logger.warning])]}
     save(reply_path, json.dumps(reply).encode("utf-8"))
 
 

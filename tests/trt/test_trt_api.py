@@ -33,6 +33,7 @@ DOCUMENTED = {
     ("Logger", "ERROR"),
     ("Logger", "INTERNAL_ERROR"),
     ("Logger", "INFO"),
+    ("Logger", "WARNING"),
     ("ILogger", "__init__"),
     ("TensorIOMode", "INPUT"),
 }

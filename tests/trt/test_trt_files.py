@@ -173,7 +173,7 @@ def test_int8_files_keep_nvidias_rules_and_agree(tmp_path: Path) -> None:
     assert set(scales) == {onnx.TensorProto.FLOAT16}
 
 
-def test_a_file_that_breaks_a_rule_does_not_leave_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_breaks_a_rule_does_not_leave_the_stage(tmp_path: Path) -> None:
     """A plan whose scale is 0: NVIDIA's parser refuses it, and so does the stage, by node and remedy."""
     graph = graph_of(two_convs(), tmp_path)
     done = quantize_trt(graph, images(4), tmp_path)

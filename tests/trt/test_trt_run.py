@@ -77,7 +77,6 @@ def test_no_library_and_no_such_kind(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["pycuda", "cuda-python"])
 def test_a_package_that_is_not_installed(kind: str, cuda: str) -> None:
-    pytest.importorskip  # noqa: B018
     if any(name in sys.modules for name in ("pycuda", "cuda")):
         pytest.skip(f"{kind} is installed here")
     with pytest.raises(ImportError):
@@ -98,8 +97,8 @@ def test_pycuda_comes_first_where_it_is_installed(cuda: str, tmp_path: Path, mon
 
     driver = types.ModuleType("pycuda.driver")
     driver.init = lambda: said.append("init")
-    driver.Device = lambda index: types.SimpleNamespace(retain_primary_context=lambda: context)
-    driver.mem_alloc = lambda size: Allocation()
+    driver.Device = lambda _: types.SimpleNamespace(retain_primary_context=lambda: context)
+    driver.mem_alloc = lambda _: Allocation()
     package = types.ModuleType("pycuda")
     package.__spec__ = types.SimpleNamespace(name="pycuda")
     monkeypatch.setitem(sys.modules, "pycuda", package)
@@ -247,7 +246,7 @@ def test_no_driver_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         open_tensorrt(tmp_path / "other.engine")
 
 
-def test_a_process_that_dies_is_an_error(machine: Path, tmp_path: Path) -> None:
+def test_a_process_that_dies_is_an_error(machine: Path) -> None:
     session = open_tensorrt(machine, options=EngineOptions(memory="ctypes"))
     session._engine._child.kill()
     session._engine._child.wait()

@@ -4,14 +4,15 @@
 appended to ``EDGESEG_FAKE_TRT_CALLS``. It proves order and names of calls, never a figure.
 """
 
+# ruff: noqa: ARG002
 import enum
 import json
 import os
 import signal
-import sys
 import time
+import pathlib
 
-_table = json.load(open(os.environ["EDGESEG_FAKE_TRT"]))
+_table = json.loads(pathlib.Path(os.environ["EDGESEG_FAKE_TRT"]).read_text())
 _mode = os.environ.get("EDGESEG_FAKE_TRT_MODE", "")
 __version__ = os.environ.get("EDGESEG_FAKE_TRT_VERSION", _table["version"])
 
@@ -19,7 +20,7 @@ __version__ = os.environ.get("EDGESEG_FAKE_TRT_VERSION", _table["version"])
 def _called(name, *arguments):
     path = os.environ.get("EDGESEG_FAKE_TRT_CALLS")
     if path:
-        with open(path, "a") as stream:
+        with pathlib.Path(path).open("a") as stream:
             stream.write(json.dumps([name, *map(str, arguments)]) + "\n")
 
 
@@ -151,7 +152,7 @@ class OnnxParser:
         del network, logger
 
     def parse_from_file(self, path):
-        _called("parse_from_file", os.path.basename(path))
+        _called("parse_from_file", pathlib.Path(path).name)
         return _mode != "refuse"
 
     num_errors = 1
@@ -221,4 +222,3 @@ class Runtime:
 
 for _name in [n for n in globals() if n[0].isupper() and n not in _table["top"] and n not in ("ILogger", "Logger")]:
     del globals()[_name]
-_ = sys

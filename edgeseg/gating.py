@@ -1,0 +1,169 @@
+"""The gate over files: measure what the rules ask for, and nothing else, then decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+
+from edgeseg import __version__
+from edgeseg.bench.result import BenchResult
+from edgeseg.benching import BenchOptions, bench_subjects
+from edgeseg.data.pairs import open_evaluation
+from edgeseg.drifting import DriftOptions, Step, compare_steps
+from edgeseg.errors import UsageError
+from edgeseg.gate.baseline import Baseline, read_baseline, write_baseline
+from edgeseg.gate.decide import GateInputs, decide
+from edgeseg.gate.rules import Rule, RuleKind, Unit, parse_rules
+from edgeseg.gate.verdict import GateResult
+from edgeseg.graph import digest_file
+from edgeseg.metrics.confusion import compute
+from edgeseg.metrics.counts import ImageCounts
+from edgeseg.metrics.evidence import Evidence
+from edgeseg.subject import Subject, open_reference_of, open_subject
+
+__all__ = ["GateOptions", "gate", "update_baseline"]
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """What ``gate`` takes beside the subject and the rules.
+
+    Attributes:
+        spec: edgeseg.toml, for files that are not artifacts.
+        against: an artifact, a file or the model to compare with; by default the model that the artifact was compiled from.
+        baseline: quality and size are compared with this file instead. Latency never is: times of different runs do not
+            compare.
+        drift: evaluation images, resampling, how to load.
+        bench: how to measure latency.
+        progress: called with what is going on, and steps done and in all.
+    """
+
+    spec: Path | None = None
+    against: Path | None = None
+    baseline: Path | None = None
+    drift: DriftOptions = field(default_factory=DriftOptions)
+    bench: BenchOptions = field(default_factory=BenchOptions)
+    progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None
+
+
+def gate(path: Path, rules: Sequence[str], options: GateOptions | None = None) -> GateResult:
+    """Judge a file by rules such as ``miou:-0.5pt`` or ``latency:+5%`` (all in ``edgeseg.gate.rules``).
+
+    Raises:
+        UsageError: no rule, a rule that cannot be read, or nothing to compare with.
+        DataError: the baseline is missing or of other images.
+        EdgesegError: a file cannot be opened or run.
+    """
+    options = options or GateOptions()
+    parsed = parse_rules(tuple(rules))
+    subject = open_subject(path, options.spec, options.drift.load)
+    baseline = read_baseline(options.baseline) if options.baseline is not None else None
+    base = _base(subject, options, needed=_needs_base(parsed, baseline is not None))
+    timed = _measure(parsed, subject, base, options)
+    inputs = GateInputs(
+        evidence=_evidence(subject, base, baseline, options) if any(rule.kind.is_quality for rule in parsed) else None,
+        latency=timed.comparisons[0].invoke if timed is not None and timed.comparisons else None,
+        file_bytes=_file(subject).stat().st_size,
+        base_bytes=baseline.file_bytes if baseline is not None else _file(base).stat().st_size if base is not None else None,
+        memory=timed.candidates[-1].facts.memory if timed is not None else None,
+    )
+    against = [f"baseline {baseline.name}"] if baseline is not None else []
+    against += [base.name] if base is not None else []
+    return decide(
+        parsed,
+        inputs,
+        candidate=subject.name,
+        against=", ".join(against) or "its limits",
+        confidence=options.drift.confidence,
+    )
+
+
+def update_baseline(path: Path, destination: Path, options: GateOptions | None = None) -> Baseline:
+    """Measure a file and make it the baseline that later ones are compared with.
+
+    Raises:
+        OutputError: the baseline cannot be written.
+        EdgesegError: as ``gate``.
+    """
+    options = options or GateOptions()
+    subject = open_subject(path, options.spec, options.drift.load)
+    counts = _counts(subject, options)
+    baseline = Baseline(
+        name=subject.name,
+        digest=digest_file(_file(subject)),
+        file_bytes=_file(subject).stat().st_size,
+        counts=counts.record(),
+        miou=compute(counts.total).miou,
+        version=__version__,
+    )
+    write_baseline(destination, baseline)
+    return baseline
+
+
+def _needs_base(rules: Sequence[Rule], has_baseline: bool) -> bool:
+    """Latency always needs another file in the same run; quality and relative size do where there is no baseline."""
+    compared = any(rule.kind.is_quality or (rule.kind is RuleKind.SIZE and rule.unit is Unit.RATIO) for rule in rules)
+    return any(rule.kind.is_timing for rule in rules) or (compared and not has_baseline)
+
+
+def _base(subject: Subject, options: GateOptions, *, needed: bool) -> Subject | None:
+    if not needed:
+        return None
+    if options.against is not None:
+        return open_subject(options.against, subject.spec if not options.against.is_dir() else None, options.drift.load)
+    base = open_reference_of(subject, None, options.drift.load)
+    if base is None:
+        raise UsageError(
+            f"There is nothing to compare '{subject.path}' with.",
+            hint="Name a file, an artifact or the trained model with --against, or a baseline with --baseline.",
+        )
+    return base
+
+
+def _evidence(subject: Subject, base: Subject | None, baseline: Baseline | None, options: GateOptions) -> Evidence:
+    drift = options.drift
+    if baseline is not None:
+        before, after = ImageCounts.of_record(baseline.counts), _counts(subject, options)
+    else:
+        assert base is not None
+        reference = base
+        steps = [
+            Step("base", lambda: reference.open(drift.threads)),
+            Step("subject", lambda: subject.open(drift.threads)),
+        ]
+        before, after = _pass(steps, subject, options)
+    return Evidence.pair(before, after, resamples=drift.resamples, seed=drift.seed)
+
+
+def _counts(subject: Subject, options: GateOptions) -> ImageCounts:
+    return _pass([Step("subject", lambda: subject.open(options.drift.threads))], subject, options)[1]
+
+
+def _pass(steps: Sequence[Step], subject: Subject, options: GateOptions) -> tuple[ImageCounts, ImageCounts]:
+    drift = options.drift
+    samples = open_evaluation(subject.spec, subject.base, images=drift.images, masks=drift.masks, regions=drift.regions)
+    if drift.limit is not None:
+        samples = samples.take(drift.limit)
+    seen, _, _ = compare_steps(steps, samples, replace(drift, progress=options.progress))
+    return seen.reference, seen.candidate
+
+
+def _measure(rules: Sequence[Rule], subject: Subject, base: Subject | None, options: GateOptions) -> BenchResult | None:
+    """A benchmark of base and subject, base first; of the subject alone where only memory is asked for."""
+    timing = any(rule.kind.is_timing for rule in rules)
+    memory = any(rule.kind is RuleKind.MEMORY for rule in rules)
+    if not timing and not memory:
+        return None
+    settings = msgspec.structs.replace(options.bench.settings, memory=memory, confidence=options.drift.confidence)
+    if not timing:
+        settings = msgspec.structs.replace(settings, budget_seconds=0.0, min_rounds=2)
+    subjects = [base, subject] if timing and base is not None else [subject]
+    bench = replace(options.bench, settings=settings, load=options.drift.load, progress=options.progress)
+    return bench_subjects(subjects, bench).runs[0]
+
+
+def _file(subject: Subject) -> Path:
+    return subject.artifact.model_path if subject.artifact is not None else subject.path
