@@ -15,11 +15,11 @@ check: test
 
 # A stamp is written only after pip has finished, so a broken installation never looks complete.
 $(VENV)/.demo: pyproject.toml | $(VENV)/.base
-	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/.base
-	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.base:

@@ -10,16 +10,17 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgeseg.bench import BenchResult, BenchSettings, Candidate, measure
+from edgeseg.bench import BenchSettings, Candidate, measure
 from edgeseg.data.calibration import load_prepared, open_calibration
 from edgeseg.data.pairs import open_evaluation
 from edgeseg.errors import DataError, OutputError, UsageError
 from edgeseg.preprocess import Prepared, decide, load_image, prepare, restore
+from edgeseg.report.result import BenchReport
 from edgeseg.session import Float32, ModelInput, Session
 from edgeseg.spec import ModelSpec
 from edgeseg.subject import LoadOptions, Subject, open_subject
 
-__all__ = ["BenchOptions", "BenchReport", "bench", "bench_subjects", "write_report"]
+__all__ = ["BenchOptions", "bench", "bench_subjects", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,6 @@ class BenchOptions:
     journal: Path | None = None
     load: LoadOptions = field(default_factory=LoadOptions)
     progress: Callable[[str, int, int], None] = lambda _what, _done, _expected: None
-
-
-class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One result for each number of threads; ratios hold within a result only. ``image``: what every run was fed."""
-
-    schema: int = 1
-    image: str
-    runs: tuple[BenchResult, ...]
 
 
 def bench(subjects: Sequence[Path], spec: ModelSpec | Path | None = None, options: BenchOptions | None = None) -> BenchReport:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from edgeseg.artifact import Artifact
@@ -24,10 +23,11 @@ from edgeseg.errors import DataError, UsageError
 from edgeseg.graph import Format, Graph
 from edgeseg.metrics.calibration import confidence_of
 from edgeseg.metrics.counts import CountSettings, ImageCounter
-from edgeseg.metrics.drift import DriftAccumulator, DriftResult, Observed, summarize_drift
+from edgeseg.metrics.drift import DriftAccumulator, Observed, summarize_drift
 from edgeseg.model import load_model
 from edgeseg.preprocess import Int16, decide, load_image, restore
 from edgeseg.report.overlay import Panel, class_colors, colorize, difference
+from edgeseg.report.result import DriftReport, LayerError
 from edgeseg.report.waterfall import Waterfall, build_waterfall
 from edgeseg.session import Session, infer
 from edgeseg.spec import IoType, ModelSpec, OutputKind, Target
@@ -36,36 +36,14 @@ from edgeseg.subject import LoadOptions, Subject, open_reference_of, open_subjec
 __all__ = [
     "Comparison",
     "DriftOptions",
-    "DriftReport",
-    "LayerError",
     "Step",
     "compare_steps",
     "drift",
+    "drift_with_counts",
     "open_comparison",
     "overlay_panels",
     "read_groups",
 ]
-
-
-class LayerError(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One tensor against the float graph, in execution order; ``snr_db`` is None where they are equal."""
-
-    tensor: str
-    snr_db: float | None
-
-
-class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
-    """``notes``: what could not be shown, and why. ``layers`` are measured on the first evaluation image."""
-
-    schema: int = 1
-    subject: str
-    reference: str
-    runtime: str
-    reference_runtime: str
-    drift: DriftResult
-    waterfall: Waterfall | None
-    layers: tuple[LayerError, ...]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,7 +117,11 @@ def drift(comparison: Comparison, options: DriftOptions | None = None) -> DriftR
     Raises:
         EdgesegError: a file cannot be opened or run, or an image not read.
     """
-    options = options or DriftOptions()
+    return drift_with_counts(comparison, options or DriftOptions())[0]
+
+
+def drift_with_counts(comparison: Comparison, options: DriftOptions) -> tuple[DriftReport, Observed]:
+    """As ``drift``, with the counts that it was computed from."""
     subject, reference, samples = comparison.subject, comparison.reference, comparison.samples
     with tempfile.TemporaryDirectory(prefix="edgeseg-drift-") as work:
         chain: list[tuple[str, Graph]] = []
@@ -151,7 +133,7 @@ def drift(comparison: Comparison, options: DriftOptions | None = None) -> DriftR
         steps += _steps(chain, subject, options.threads)
         seen, waterfall, runtimes = compare_steps(steps, samples, options)
         layers = _layers(chain, subject.artifact, samples, notes)
-    return DriftReport(
+    report = DriftReport(
         subject=subject.name,
         reference=reference.name,
         runtime=runtimes[-1],
@@ -168,6 +150,7 @@ def drift(comparison: Comparison, options: DriftOptions | None = None) -> DriftR
         layers=layers,
         notes=tuple(notes),
     )
+    return report, seen
 
 
 def compare_steps(
@@ -231,7 +214,8 @@ class _Tally:
             self.between.update(name, truth, tuple(labels[1:-1]))
         counted = truth >= 0
         self.counted += int(np.count_nonzero(counted))
-        self.changed += [np.count_nonzero((before != after) & counted) for before, after in pairwise(labels)]
+        changed = [np.count_nonzero((before != after) & counted) for before, after in pairwise(labels)]
+        self.changed += np.asarray(changed, np.int64)
 
 
 def overlay_panels(comparison: Comparison, names: Sequence[str], threads: int = 1) -> Iterator[tuple[str, list[Panel]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec as find_module
 from pathlib import Path
 
 from edgeseg.artifact import Artifact, load_artifact
@@ -12,7 +13,7 @@ from edgeseg.compiling import open_foreign, open_graph, open_reference
 from edgeseg.errors import ModelError, UsageError
 from edgeseg.graph import Format, Graph, digest_file
 from edgeseg.inspection import file_format
-from edgeseg.model import load_model
+from edgeseg.model import ModelKind, load_model
 from edgeseg.session import Session
 from edgeseg.spec import ModelSpec
 from edgeseg.spec_file import find_spec, load_spec
@@ -129,7 +130,8 @@ def reference_of(artifact: Artifact, given: Path | None) -> Path | None:
 
 def open_reference_of(opened: Subject, given: Path | None, load: LoadOptions) -> Subject | None:
     """The subject that ``opened`` is compared with: ``given``, or for an artifact the model it was compiled from, loaded as it was
-    then. None where there is none.
+    then. None where there is none; and where none is asked for by name and PyTorch, which it would need, is not installed: a file
+    that ships can be judged on a machine that has only its runtime.
 
     Raises:
         UsageError: as ``reference_of``.
@@ -137,6 +139,8 @@ def open_reference_of(opened: Subject, given: Path | None, load: LoadOptions) ->
     """
     if opened.artifact is not None:
         source = opened.artifact.manifest.source
+        if given is None and source.kind != ModelKind.ONNX.value and find_module("torch") is None:
+            return None
         given = reference_of(opened.artifact, given)
         load = LoadOptions(
             factory=load.factory or source.factory,

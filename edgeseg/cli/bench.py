@@ -58,7 +58,8 @@ def command(
     """
     del device  # one so far
     from edgeseg.bench import recover as recover_journal
-    from edgeseg.benching import BenchOptions, BenchReport, bench, write_report
+    from edgeseg.benching import BenchOptions, bench, write_report
+    from edgeseg.report.result import BenchReport
     from edgeseg.subject import LoadOptions
 
     if recover is not None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from edgeseg.cli.show import ProgressBar, json_option, print_json, print_table
-from edgeseg.drifting import DriftReport
 from edgeseg.metrics.evidence import Delta
+from edgeseg.report.result import DriftReport
 
 __all__ = ["command"]
 

@@ -80,7 +80,7 @@ def command(
             f"{result.agreement.snr_db:.1f} dB against {judged[0].name}."
         )
     elif not no_reference:
-        click.echo("No reference model was found; give one with --reference to see the drop.")
+        click.echo("Judged alone: no reference model was found (or PyTorch is not installed); --reference names one.")
 
 
 def _percent(value: float | None) -> str:

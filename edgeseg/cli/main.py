@@ -24,6 +24,7 @@ _VERBS = {
     "bench": "Latency of files against each other, with intervals and a noise verdict.",
     "drift": "What compiling did to the predictions, stage by stage, with intervals.",
     "gate": "May this file ship? Rules with intervals; exit code 0, 3 or 5.",
+    "report": "One HTML page: verdict, speed against quality, pictures.",
     "inspect": "What is inside an artifact, .tflite or .onnx file.",
     "explain": "Why each float region of an INT8 artifact is float.",
     "targets": "What can be built on this machine.",

@@ -33,9 +33,12 @@ class Outcome:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The child's environment: no terminal tricks, one thread."""
+    """The child's environment: one thread; a PYTHONPATH in ``extra`` goes before the one there is."""
+    extra = dict(extra or {})
+    if "PYTHONPATH" in extra and os.environ.get("PYTHONPATH"):
+        extra["PYTHONPATH"] += os.pathsep + os.environ["PYTHONPATH"]
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "COV_", "_EDGESEG"))}
-    return {**inherited, "OMP_NUM_THREADS": "1", **(extra or {})}
+    return {**inherited, "OMP_NUM_THREADS": "1", **extra}
 
 
 def edgeseg(

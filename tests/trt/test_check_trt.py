@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import onnx
 import pytest
 from click.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "onnxgraph"))
 from onnx_nets import images, two_convs
 
 from edgeseg.cli.check_trt import command

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import onnx
 import pytest
-from trt_doubles import VERSIONS, build_libcuda, calls, fake_environment, fake_python
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "onnxgraph"))
 from onnx_nets import two_convs
+from trt_doubles import VERSIONS, build_libcuda, calls, fake_environment, fake_python
 
 from edgeseg.errors import EnvironmentLack, StageError, StageTimeout, UsageError
 from edgeseg.trt.build import BuildSettings, OnnxFiles, build_engine

@@ -11,8 +11,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "onnxgraph"))
 from onnx_nets import filters, images, net, residual, two_convs, vector
 
 from edgeseg.errors import StageError
@@ -101,16 +99,30 @@ def test_long_sums_stay_in_float32() -> None:
     assert element_types(half)["s"] == onnx.TensorProto.FLOAT
 
 
-def test_small_weight_scales_are_not_lost_in_half(tmp_path: Path) -> None:
-    """A channel of weights around 1e-5 has a scale of 1e-7, where float16 has one bit; its error must not become a gain."""
-    weights = filters(8, 3) * np.float32([1, 1, 1, 1, 1e-3, 1e-3, 1e-4, 1e-4]).reshape(8, 1, 1, 1)
-    gain = np.float32([1, 1, 1, 1, 1e3, 1e3, 1e4, 1e4]).reshape(1, 8, 1, 1)
+def test_small_weight_scales_are_not_lost_in_half() -> None:
+    """Around 1e-7 the float16 numbers are 6e-8 apart: the scale's rounding must not become a gain of the weights."""
+    scale = np.float32([1.3e-7, 2.1e-6, 3.3e-3, 0.25])
+    levels = np.random.default_rng(0).integers(-127, 128, (4, 3, 3, 3)).astype(np.int8)
     model = net(
-        "c = Conv<pads=[1,1,1,1]>(x, w) g = Mul(c, gain) y = Conv<pads=[1,1,1,1]>(g, v)",
-        {"w": weights, "gain": gain, "v": filters(4, 8, seed=3)},
+        "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) e = DequantizeLinear<axis=0>(levels, scale, zeros)"
+        " y = Conv(d, e)",
+        {
+            "s": np.float32(0.02),
+            "z": np.int8(0),
+            "levels": levels,
+            "scale": scale,
+            "zeros": np.zeros(4, np.int8),
+        },
     )
-    done = quantize_trt(graph_of(model, tmp_path), images(8), tmp_path)
-    assert done.typed_db > done.result.score_db - 3
+    half = to_half(at_opset(model, 19, stage="half"), stage="half")
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in half.graph.initializer}
+    node = next(node for node in half.graph.node if node.op_type == "DequantizeLinear" and node.input[0] == "levels")
+    rounded = stored[node.input[1]]
+    assert rounded.dtype == np.float16
+    shape = (4, 1, 1, 1)
+    weights = stored["levels"] * rounded.astype(np.float64).reshape(shape)
+    wanted = levels * scale.astype(np.float64).reshape(shape)
+    assert (np.abs(weights - wanted) <= 0.5001 * rounded.astype(np.float64).reshape(shape)).all()
 
 
 @pytest.mark.parametrize("what", ["weight", "activation"])

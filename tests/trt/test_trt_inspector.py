@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import onnx
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "onnxgraph"))
 from onnx_nets import images, two_convs
 
 from edgeseg.errors import ModelError

@@ -8,9 +8,9 @@ appended to ``EDGESEG_FAKE_TRT_CALLS``. It proves order and names of calls, neve
 import enum
 import json
 import os
+import pathlib
 import signal
 import time
-import pathlib
 
 _table = json.loads(pathlib.Path(os.environ["EDGESEG_FAKE_TRT"]).read_text())
 _mode = os.environ.get("EDGESEG_FAKE_TRT_MODE", "")

@@ -1,0 +1,178 @@
+"""Plots as inline SVG. Colours are CSS classes of the page; text is in the page's font."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from edgeseg.interval import Interval
+
+__all__ = ["Point", "bars_of_steps", "interval_strip", "layer_plot", "nice_ticks", "pareto_front", "pareto_plot"]
+
+_WIDTH = 440
+_HEIGHT = 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 16, 44
+
+
+@dataclass(frozen=True)
+class Point:
+    """One file: time against time of the base, and change of mIoU in points, each with its interval where it has one."""
+
+    name: str
+    ratio: float
+    change: float
+    ratio_interval: Interval | None = None
+    change_interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Values ``low..high`` to pixels ``start..end``."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.end - self.start), 1)
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About ``count`` round numbers that cover ``low..high``, the first at or below ``low``, the last at or above ``high``.
+
+    >>> nice_ticks(0.0, 0.97)
+    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    """
+    span = (high - low) or abs(high) or 1.0
+    rough = span / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * power for unit in (1, 2, 2.5, 5, 10) if unit * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 10) for index in range(first, max(last, first + 1) + 1)]
+
+
+def pareto_front(points: Sequence[Point]) -> set[str]:
+    """Names of the points that no other beats in both: at least as fast and as accurate, and better in one."""
+    return {
+        one.name
+        for one in points
+        if not any(
+            other.ratio <= one.ratio and other.change >= one.change and (other.ratio, other.change) != (one.ratio, one.change)
+            for other in points
+        )
+    }
+
+
+def pareto_plot(points: Sequence[Point], base: str) -> Markup:
+    """Time ratio (to the left is faster) against change of mIoU (up is better), with interval bars."""
+    spans = [_span(point.ratio, point.ratio_interval) for point in points]
+    changes = [_points(_span(point.change, point.change_interval)) for point in points]
+    across = nice_ticks(0.0, max([1.0, *(high for _, high in spans)]))
+    up = nice_ticks(min(0.0, *(low for low, _ in changes)), max(0.0, *(high for _, high in changes)))
+    x, y = _Axis(across[0], across[-1], _LEFT, _WIDTH - _RIGHT), _Axis(up[0], up[-1], _HEIGHT - _BOTTOM, _TOP)
+    parts = [_grid(x, y, across, up, f"time / time of {base}", "change of mIoU, points")]
+    front = pareto_front(points)
+    for point, (left, right), (low, high) in zip(points, spans, changes, strict=True):
+        px, py = x(point.ratio), y(100 * point.change)
+        parts.append(f'<path class="bar" d="M{x(left)} {py}H{x(right)}M{px} {y(low)}V{y(high)}"/>')
+        parts.append(f'<circle class="{"dot" if point.name in front else "dot beaten"}" cx="{px}" cy="{py}" r="5"/>')
+        inside = px < _WIDTH / 2
+        parts.append(
+            f'<text x="{px + 9 if inside else px - 9}" y="{py - 8}" text-anchor="{"start" if inside else "end"}">'
+            f"{escape(point.name)}</text>"
+        )
+    return _svg(parts, _WIDTH, _HEIGHT, "Time ratio against change of mIoU; filled points are not beaten in both")
+
+
+def interval_strip(value: float, interval: Interval | None, reach: float) -> Markup:
+    """One change (a fraction) with its interval on a common scale from -``reach`` to ``reach``, zero in the middle."""
+    if math.isnan(value):
+        return Markup("")
+    width, height = 160, 18
+    x = _Axis(-reach, reach, 4, width - 4)
+    parts = [f'<path class="zero" d="M{width / 2} 1V{height - 1}"/>']
+    sure = ""
+    if interval is not None:
+        sure = " worse" if interval.high < 0 else " better" if interval.low > 0 else ""
+        parts.append(f'<path class="bar{sure}" d="M{x(max(interval.low, -reach))} 9H{x(min(interval.high, reach))}"/>')
+    parts.append(f'<circle class="dot{sure}" cx="{x(max(-reach, min(reach, value)))}" cy="9" r="4"/>')
+    return _svg(parts, width, height, f"{100 * value:+.2f} points", css="strip")
+
+
+def bars_of_steps(names: Sequence[str], changes: Sequence[float], culprit: str | None) -> Markup:
+    """A waterfall: each stage's change (a fraction) hangs on the sum of those before it; the last bar is the sum."""
+    sums = [0.0]
+    for change in changes:
+        sums.append(sums[-1] + 100 * (0.0 if math.isnan(change) else change))
+    up = nice_ticks(min([*sums, -0.05]), max([*sums, 0.05]))
+    y = _Axis(up[0], up[-1], _HEIGHT - _BOTTOM, _TOP)
+    slot = (_WIDTH - _LEFT - _RIGHT) / (len(names) + 1)
+    parts = [_grid(None, y, [], up, "", "mIoU against the model, points")]
+    bars = [(name, sums[i], sums[i + 1], name == culprit) for i, name in enumerate(names)] + [("total", 0.0, sums[-1], False)]
+    for index, (name, start, end, guilty) in enumerate(bars):
+        left, width = _LEFT + slot * (index + 0.18), slot * 0.64
+        top, bottom = min(y(start), y(end)), max(y(start), y(end))
+        kind = "total" if index == len(names) else "worse" if end < start else "better"
+        parts.append(
+            f'<rect class="{kind}{" guilty" if guilty else ""}" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" '
+            f'height="{max(bottom - top, 1.5):.1f}"/>'
+        )
+        label = top - 5 if top > _TOP + 14 else bottom + 13
+        middle = f"{left + width / 2:.1f}"
+        parts.append(f'<text x="{middle}" y="{label:.1f}" text-anchor="middle">{end - start:+.2f}</text>')
+        parts.append(f'<text x="{middle}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{escape(name)}</text>')
+    return _svg(parts, _WIDTH, _HEIGHT, "Change of mIoU stage by stage")
+
+
+def layer_plot(decibels: Sequence[float | None]) -> Markup:
+    """Signal-to-noise ratio of each tensor in execution order; tensors that are equal are left out."""
+    known = [(index, db) for index, db in enumerate(decibels) if db is not None]
+    up = nice_ticks(min([0.0, *(db for _, db in known)]), max([40.0, *(db for _, db in known)]))
+    x = _Axis(0, max(len(decibels) - 1, 1), _LEFT + 6, _WIDTH - _RIGHT - 6)
+    y = _Axis(up[0], up[-1], _HEIGHT - _BOTTOM, _TOP)
+    parts = [_grid(None, y, [], up, "tensors in execution order", "dB against float")]
+    parts.append(f'<path class="line" d="M{"L".join(f"{x(index)} {y(db)}" for index, db in known)}"/>')
+    parts += [f'<circle class="dot" cx="{x(index)}" cy="{y(db)}" r="2.5"/>' for index, db in known]
+    return _svg(parts, _WIDTH, _HEIGHT, "Signal-to-noise ratio of each tensor")
+
+
+def _span(value: float, interval: Interval | None) -> tuple[float, float]:
+    return (value, value) if interval is None else (interval.low, interval.high)
+
+
+def _points(span: tuple[float, float]) -> tuple[float, float]:
+    return 100 * span[0], 100 * span[1]
+
+
+def _grid(x: _Axis | None, y: _Axis, across: Sequence[float], up: Sequence[float], below: str, beside: str) -> str:
+    bottom = _HEIGHT - _BOTTOM
+    parts = [f'<path class="grid" d="M{_LEFT} {y(value)}H{_WIDTH - _RIGHT}"/>' for value in up]
+    parts += [f'<text class="tick" x="{_LEFT - 6}" y="{y(value) + 4}" text-anchor="end">{value:g}</text>' for value in up]
+    if x is not None:
+        parts += [f'<path class="grid" d="M{x(value)} {_TOP}V{bottom}"/>' for value in across]
+        parts += [
+            f'<text class="tick" x="{x(value)}" y="{bottom + 16}" text-anchor="middle">{value:g}</text>' for value in across
+        ]
+    if y.low < 0.0 < y.high:
+        parts.append(f'<path class="zero" d="M{_LEFT} {y(0.0)}H{_WIDTH - _RIGHT}"/>')
+    if below:
+        middle = (_LEFT + _WIDTH - _RIGHT) / 2
+        parts.append(f'<text class="axis" x="{middle}" y="{_HEIGHT - 8}" text-anchor="middle">{escape(below)}</text>')
+    center = (_TOP + bottom) / 2
+    parts.append(
+        f'<text class="axis" transform="translate(13 {center}) rotate(-90)" text-anchor="middle">{escape(beside)}</text>'
+    )
+    return "".join(parts)
+
+
+def _svg(parts: Sequence[str], width: int, height: int, title: str, css: str = "plot") -> Markup:
+    # Every text that comes from outside went through escape() above.
+    return Markup(
+        f'<svg class="{css}" viewBox="0 0 {width} {height}" role="img" xmlns="http://www.w3.org/2000/svg">'
+        f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
+    )

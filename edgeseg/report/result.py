@@ -1,0 +1,47 @@
+"""What the verbs bench and drift give. Everything here goes to JSON and back with msgspec."""
+
+from __future__ import annotations
+
+import msgspec
+
+from edgeseg.bench.result import BenchResult
+from edgeseg.metrics.drift import DriftResult
+from edgeseg.report.waterfall import Waterfall
+
+__all__ = ["BenchReport", "DriftReport", "LayerError"]
+
+
+class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One result for each number of threads; ratios hold within a result only. ``image``: what every run was fed."""
+
+    schema: int = 1
+    image: str
+    runs: tuple[BenchResult, ...]
+
+
+class LayerError(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One tensor against the float graph; ``snr_db`` is None where they are equal."""
+
+    tensor: str
+    snr_db: float | None
+
+
+class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One file against its reference.
+
+    Attributes:
+        waterfall: None where the chain's earlier files were not measured.
+        layers: tensors of an INT8 file against those of the float file it was made from, on the first evaluation image, in
+            execution order.
+        notes: what could not be shown, and why.
+    """
+
+    schema: int = 1
+    subject: str
+    reference: str
+    runtime: str
+    reference_runtime: str
+    drift: DriftResult
+    waterfall: Waterfall | None
+    layers: tuple[LayerError, ...]
+    notes: tuple[str, ...] = ()
