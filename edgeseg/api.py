@@ -100,4 +100,3 @@ def evaluate(
                 reference_name=base.name,
                 progress=lambda done: progress(done, len(samples)),
             )
-

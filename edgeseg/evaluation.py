@@ -39,12 +39,7 @@ class EvaluationResult(msgspec.Struct, frozen=True, kw_only=True):
     subject: SubjectScores
     reference: SubjectScores | None = None
     agreement: Agreement | None = None
-
-    @property
-    def drop(self) -> float | None:
-        if self.reference is None:
-            return None
-        return 100.0 * (self.reference.scores.miou - self.subject.scores.miou)
+    drop: float | None = None
 
 
 @dataclass
@@ -114,10 +109,15 @@ def evaluate_sessions(
             agreement.update(outputs[1], outputs[0])
         count += 1
         progress(count)
+    scores = judges[0].result()
+    if reference is None:
+        return EvaluationResult(images=count, classes=spec.classes.names, subject=scores)
+    before = judges[1].result()
     return EvaluationResult(
         images=count,
         classes=spec.classes.names,
-        subject=judges[0].result(),
-        reference=judges[1].result() if reference is not None else None,
-        agreement=agreement.compute() if reference is not None else None,
+        subject=scores,
+        reference=before,
+        agreement=agreement.compute(),
+        drop=100.0 * (before.scores.miou - scores.scores.miou),
     )

@@ -22,6 +22,8 @@ from edgeseg.stages.simplify_onnx import simplify
 
 OPSET = 18
 CALIBRATION_IMAGES = 64
+RANDOM_IMAGES = 4
+"""Ranges of random weights decide nothing but must be there."""
 
 
 class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -91,7 +93,8 @@ def _files(case: Case, suite: Path, work: Path, images: int) -> tuple[ModelSpec,
     model = load_model(source)
     shutil.copyfile(source, work / f"model{source.suffix}") if case.file else None
     graph = simplify(export_onnx(model, spec, work / "export.onnx", opset=OPSET).graph, work / "float.onnx").graph
-    calibration = open_calibration(spec, root, images=[str(root / case.calibration)], count=images)
+    count = images if case.file else min(images, RANDOM_IMAGES)
+    calibration = open_calibration(spec, root, images=[str(root / case.calibration)], count=count)
     int8, floats = work / "int8", work / "float"
     int8.mkdir()
     floats.mkdir()

@@ -130,7 +130,7 @@ def _print_scores(found: DriftReport) -> None:
                     _change(group.miou),
                     ""
                     if group.gap is None
-                    else f"{100 * group.gap.estimate:+.2f} [{100 * group.gap.low:+.2f}, {100 * group.gap.high:+.2f}]",
+                    else f"{100 * group.gap.estimate:+z.2f} [{100 * group.gap.low:+z.2f}, {100 * group.gap.high:+z.2f}]",
                     "loses more than the others" if group.finding else "",
                 )
                 for group in result.groups
@@ -173,7 +173,7 @@ def _print_images(found: DriftReport) -> None:
             [
                 (
                     image.name,
-                    f"{100 * image.influence:+.3f}",
+                    f"{100 * image.influence:+z.3f}",
                     _percent(image.accuracy_reference),
                     _percent(image.accuracy_candidate),
                 )
@@ -189,7 +189,7 @@ def _percent(value: float) -> str:
 def _change(delta: Delta) -> str:
     if math.isnan(delta.change):
         return "-"
-    text = f"{100 * delta.change:+.2f}"
+    text = f"{100 * delta.change:+z.2f}"
     if delta.interval is None:
         return f"{text} [too few images]"
-    return f"{text} [{100 * delta.interval.low:+.2f}, {100 * delta.interval.high:+.2f}]"
+    return f"{text} [{100 * delta.interval.low:+z.2f}, {100 * delta.interval.high:+z.2f}]"

@@ -225,7 +225,7 @@ def _needed(value: Interval, limit: float, count: int) -> int | None:
 
 def _show(value: float, unit: Unit) -> str:
     if unit is Unit.CHANGE:
-        return f"{100.0 * value:+.2f} pt"
+        return f"{100.0 * value:+z.2f} pt"
     if unit is Unit.RATIO:
         return f"{value:.3f}x"
     return f"{value / 1e6:.3f} MB"

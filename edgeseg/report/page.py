@@ -150,18 +150,22 @@ def _percent(value: float, digits: int = 2) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.{digits}f}"
 
 
-def _change(delta: Delta) -> str:
+def _change(delta: Delta) -> Markup:
     if math.isnan(delta.change):
-        return "–"
-    return f"{100 * delta.change:+.2f}" + (" (too few images)" if delta.interval is None else _ends(delta.interval))
+        return Markup("–")
+    told = "(too few images)"
+    if delta.interval is not None:
+        told = f"[{100 * delta.interval.low:+z.2f}, {100 * delta.interval.high:+z.2f}]"
+    return _with_interval(f"{100 * delta.change:+z.2f}", told)
 
 
-def _ends(interval: Interval) -> str:
-    return f" [{100 * interval.low:+.2f}, {100 * interval.high:+.2f}]"
+def _ratio(value: Interval) -> Markup:
+    return _with_interval(f"{value.estimate:.3f}", f"[{value.low:.3f}, {value.high:.3f}]")
 
 
-def _ratio(value: Interval) -> str:
-    return f"{value.estimate:.3f} [{value.low:.3f}, {value.high:.3f}]"
+def _with_interval(value: str, told: str) -> Markup:
+    # On a phone the interval goes below its value.
+    return Markup("<span>{} <span class=ci>{}</span></span>").format(value, told)
 
 
 def _bytes(size: int) -> str:

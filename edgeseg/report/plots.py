@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from edgeseg.interval import Interval
 
-__all__ = ["Point", "bars_of_steps", "interval_strip", "layer_plot", "nice_ticks", "pareto_front", "pareto_plot"]
+__all__ = ["Point", "bars_of_steps", "interval_strip", "layer_plot", "nice_ticks", "pareto_front", "pareto_plot", "ratio_ticks"]
 
 _WIDTH = 440
 _HEIGHT = 300
@@ -37,9 +37,14 @@ class _Axis:
     start: float
     end: float
 
+    logarithmic: bool = False
+
     def __call__(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
+        share = (self._place(value) - self._place(self.low)) / (self._place(self.high) - self._place(self.low))
         return round(self.start + share * (self.end - self.start), 1)
+
+    def _place(self, value: float) -> float:
+        return math.log(value) if self.logarithmic else value
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -68,25 +73,64 @@ def pareto_front(points: Sequence[Point]) -> set[str]:
     }
 
 
+def ratio_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten, the first at or below ``low``, the last at or above ``high``; both above 0.
+
+    >>> ratio_ticks(0.06, 1.0)
+    [0.05, 0.1, 0.2, 0.5, 1.0]
+    """
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    every = [float(f"{unit}e{power}") for power in powers for unit in (1, 2, 5)]
+    first = max(index for index, tick in enumerate(every) if tick <= low)
+    last = min(index for index, tick in enumerate(every) if tick >= high)
+    return every[first : max(last, first + 1) + 1]
+
+
 def pareto_plot(points: Sequence[Point], base: str) -> Markup:
-    """Time ratio (to the left is faster) against change of mIoU (up is better), with interval bars."""
+    """Time ratio on a logarithmic scale (to the left is faster) against change of mIoU (up is better), with interval bars."""
     spans = [_span(point.ratio, point.ratio_interval) for point in points]
     changes = [_points(_span(point.change, point.change_interval)) for point in points]
-    across = nice_ticks(0.0, max([1.0, *(high for _, high in spans)]))
-    up = nice_ticks(min(0.0, *(low for low, _ in changes)), max(0.0, *(high for _, high in changes)))
-    x, y = _Axis(across[0], across[-1], _LEFT, _WIDTH - _RIGHT), _Axis(up[0], up[-1], _HEIGHT - _BOTTOM, _TOP)
+    across = ratio_ticks(min([1.0, *(low for low, _ in spans)]), max([1.0, *(high for _, high in spans)]))
+    up = nice_ticks(min([-0.1, *(low for low, _ in changes)]), max([0.1, *(high for _, high in changes)]))
+    x = _Axis(across[0], across[-1], _LEFT, _WIDTH - _RIGHT, logarithmic=True)
+    y = _Axis(up[0], up[-1], _HEIGHT - _BOTTOM, _TOP)
     parts = [_grid(x, y, across, up, f"time / time of {base}", "change of mIoU, points")]
     front = pareto_front(points)
-    for point, (left, right), (low, high) in zip(points, spans, changes, strict=True):
-        px, py = x(point.ratio), y(100 * point.change)
-        parts.append(f'<path class="bar" d="M{x(left)} {py}H{x(right)}M{px} {y(low)}V{y(high)}"/>')
+    spots = [(x(point.ratio), y(100 * point.change)) for point in points]
+    for point, (px, py), (left, right), (low, high) in zip(points, spots, spans, changes, strict=True):
+        parts.append(f'<path class="bar thin" d="M{x(left)} {py}H{x(right)}M{px} {y(low)}V{y(high)}"/>')
         parts.append(f'<circle class="{"dot" if point.name in front else "dot beaten"}" cx="{px}" cy="{py}" r="5"/>')
-        inside = px < _WIDTH / 2
-        parts.append(
-            f'<text x="{px + 9 if inside else px - 9}" y="{py - 8}" text-anchor="{"start" if inside else "end"}">'
-            f"{escape(point.name)}</text>"
-        )
+    parts += _labels([point.name for point in points], spots)
     return _svg(parts, _WIDTH, _HEIGHT, "Time ratio against change of mIoU; filled points are not beaten in both")
+
+
+_LETTER = 6.6  # width of a letter of 12 units, about
+_LINE = 14.0
+
+
+def _labels(names: Sequence[str], spots: Sequence[tuple[float, float]]) -> list[str]:
+    """Each name beside its point, in the first place where it lies on no other name or point; where there is none, above."""
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in spots]
+    parts = []
+    for name, (px, py) in zip(names, spots, strict=True):
+        width = _LETTER * len(name)
+        places = [
+            (px + side if side > 0 else px + side - width, py + down) for down in (-8, 16, -24, 32, -40, 48) for side in (8, -8)
+        ]
+        boxes = [(left, base - _LINE + 3, left + width, base + 3) for left, base in places]
+        free = [
+            box
+            for box in boxes
+            if box[0] >= _LEFT and box[2] <= _WIDTH and box[1] >= 0 and not any(_overlap(box, other) for other in taken)
+        ]
+        box = free[0] if free else boxes[0]
+        taken.append(box)
+        parts.append(f'<text x="{box[0]:.1f}" y="{box[3] - 3:.1f}">{escape(name)}</text>')
+    return parts
+
+
+def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def interval_strip(value: float, interval: Interval | None, reach: float) -> Markup:
@@ -101,7 +145,7 @@ def interval_strip(value: float, interval: Interval | None, reach: float) -> Mar
         sure = " worse" if interval.high < 0 else " better" if interval.low > 0 else ""
         parts.append(f'<path class="bar{sure}" d="M{x(max(interval.low, -reach))} 9H{x(min(interval.high, reach))}"/>')
     parts.append(f'<circle class="dot{sure}" cx="{x(max(-reach, min(reach, value)))}" cy="9" r="4"/>')
-    return _svg(parts, width, height, f"{100 * value:+.2f} points", css="strip")
+    return _svg(parts, width, height, f"{100 * value:+z.2f} points", css="strip")
 
 
 def bars_of_steps(names: Sequence[str], changes: Sequence[float], culprit: str | None) -> Markup:
@@ -124,7 +168,7 @@ def bars_of_steps(names: Sequence[str], changes: Sequence[float], culprit: str |
         )
         label = top - 5 if top > _TOP + 14 else bottom + 13
         middle = f"{left + width / 2:.1f}"
-        parts.append(f'<text x="{middle}" y="{label:.1f}" text-anchor="middle">{end - start:+.2f}</text>')
+        parts.append(f'<text x="{middle}" y="{label:.1f}" text-anchor="middle">{end - start:+z.2f}</text>')
         parts.append(f'<text x="{middle}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{escape(name)}</text>')
     return _svg(parts, _WIDTH, _HEIGHT, "Change of mIoU stage by stage")
 

@@ -23,6 +23,7 @@ from edgeseg.session import Float32, ModelInput
 from edgeseg.spec import IoType, ModelSpec, OutputKind
 from edgeseg.stages.rewrite_tflite import best_float, operator_costs
 from edgeseg.tflite.cost import int8_share
+from edgeseg.tflite.effort import EFFORTS
 from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.equalise import channel_peaks, equalise
 from edgeseg.tflite.flatbuffer import read, write
@@ -32,7 +33,7 @@ from edgeseg.tflite.passes import PASSES, apply
 from edgeseg.tflite.pixels import Normalisation, PixelInput, fold_input_normalisation
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import PassReport, prepare
-from edgeseg.tflite.search import EFFORTS, SearchResult, SearchSettings, pareto, search
+from edgeseg.tflite.search import SearchResult, SearchSettings, pareto, search
 from edgeseg.tflite.statistics import activations, collect
 
 __all__ = ["QuantizeOptions", "SearchRecord", "TriedRecord", "quantize_tflite"]

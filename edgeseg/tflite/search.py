@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from msgspec import structs
 
 from edgeseg.errors import ModelError
@@ -25,6 +26,7 @@ from edgeseg.quantize.assignment import Choice, Link, assign, cost
 from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan, TensorQuant
 from edgeseg.quantize.ranges import choose
+from edgeseg.tflite.effort import Effort
 from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.harm import Harm, measure_tensor_harm, measure_weight_harm, with_int8_tensor
@@ -34,7 +36,7 @@ from edgeseg.tflite.preparation import choices_of, links_of
 from edgeseg.tflite.probe import CostTable
 from edgeseg.tflite.runtime import Feed
 
-__all__ = ["EFFORTS", "Candidate", "Effort", "SearchResult", "SearchSettings", "pareto", "search"]
+__all__ = ["Candidate", "SearchResult", "SearchSettings", "pareto", "search"]
 
 log = logging.getLogger("edgeseg.search")
 
@@ -42,48 +44,10 @@ _SAME_TIME = 1.03
 _CAUTION = (
     0.6  # of the budget is spent: calibration images are often training images, on which a network is surer than on others
 )
-_BETTER = 0.9
+_BETTER = 0.9  # a tighter range must bring a tensor's harm below this share
+_HARDLY_MORE = 1.25  # times the harm: what a wider range may cost
+_HARDLY_ANY = 0.25  # of the mean harm
 _FINALISTS = 5
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much is measured.
-
-    Attributes:
-        harm_images: images per single source of noise.
-        covered: share of all harm whose tensors get an estimator of their own.
-        steps: of the bisection over the price.
-        rounds: of timing the finalists.
-    """
-
-    estimators: tuple[str, ...]
-    harm_images: int
-    covered: float
-    steps: int
-    rounds: int
-
-
-EFFORTS: Mapping[str, Effort] = {
-    "quick": Effort(("mse", "percentile-99.99", "minmax"), 1, 0.6, 6, 7),
-    "normal": Effort(("mse", "percentile-99.99", "percentile-99.9", "mean-minmax", "minmax"), 2, 0.95, 9, 15),
-    "max": Effort(
-        (
-            "mse",
-            "percentile-99.999",
-            "percentile-99.99",
-            "percentile-99.9",
-            "mean-minmax",
-            "moving-average",
-            "entropy",
-            "minmax",
-        ),
-        4,
-        0.99,
-        12,
-        31,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -228,23 +192,44 @@ class _Search:
         self._harm = Harm(tensors, weights)
 
     def _choose_ranges(self, harm: dict[str, float], count: int, late: Callable[[], bool]) -> None:
-        """Give each of the tensors that do most of the harm the estimator whose range does least of it at the output."""
-        total, covered, changed = sum(harm.values()), 0.0, 0
+        """Give each tensor its own estimator, by what its range does at the output.
+
+        A few images judge, and what lies outside a range is clipped on every image to come: an object that was not among
+        them is then lost whole. So the widest range is taken that does hardly more harm here than the one all tensors
+        started with, or hardly any; only where none will do, and the tensor does much of the harm, a tighter one may.
+        """
+        total, typical, covered, changed = sum(harm.values()), float(np.mean(list(harm.values()))), 0.0, 0
         for name in sorted(harm, key=lambda one: harm[one], reverse=True):
-            if covered >= self._settings.effort.covered * total or late() or name in self._settings.fixed:
+            if late():
                 break
-            covered += harm[name]
-            for estimator in self._settings.effort.estimators:
-                if estimator == self._estimator:
-                    continue
-                quant = choose(self._observers[name], estimator=estimator)
+            if name in self._settings.fixed or harm[name] == 0.0:
+                continue
+            start, matters = harm[name], covered < self._settings.effort.covered * total
+            covered += start
+            for quant in self._by_width(name):
+                wider = quant.scale[0] > self._ranges[name].scale[0]
+                if not wider and not matters:
+                    break
                 noise = self._judge.score(with_int8_tensor(self._graph, [name], quant), count=count).noise
-                if noise < _BETTER * harm[name]:
+                if wider and noise <= max(_HARDLY_MORE * start, _HARDLY_ANY * typical):
+                    harm[name], self._ranges[name] = noise, quant
+                    changed += 1
+                    break
+                if not wider and noise < _BETTER * harm[name]:
                     harm[name], self._ranges[name] = noise, quant
                     changed += 1
         if changed:
             self._notes.append(f"{changed} ranges chosen by the tensor's own harm at the output")
             self._estimator = f"{self._estimator} and others"
+
+    def _by_width(self, name: str) -> list[TensorQuant]:
+        """The other estimators' quantizations of a tensor, the widest first, each width once."""
+        found = {
+            quant.scale[0]: quant
+            for estimator in self._settings.effort.estimators
+            if (quant := choose(self._observers[name], estimator=estimator)).scale != self._ranges[name].scale
+        }
+        return [found[scale] for scale in sorted(found, reverse=True)]
 
     def _bisect(self) -> None:
         """The lowest price of harm whose cheapest assignment is within the budget."""

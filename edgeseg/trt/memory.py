@@ -56,6 +56,7 @@ KINDS = ("pycuda", "cuda-python", "ctypes")
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: no hidden waiting for the default stream
 _RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED: other threads (torch's) may allocate meanwhile
+_CUDA_PYTHON = ("cuda.bindings.driver", "cuda.cuda")
 _OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 
 
@@ -76,10 +77,18 @@ def open_memory(kind: str = "", device: int = 0, library: str = "libcuda.so.1") 
         if kind not in makers:
             raise ValueError(f"device memory is {' or '.join(KINDS)}, not '{kind}'")
         return makers[kind](device, library)
-    for name, module in (("pycuda", "pycuda"), ("cuda-python", "cuda")):
-        if importlib.util.find_spec(module) is not None:
+    for name, modules in (("pycuda", ("pycuda.driver",)), ("cuda-python", _CUDA_PYTHON)):
+        if any(_installed(module) for module in modules):
             return makers[name](device, library)
     return _CtypesMemory(device, library)
+
+
+def _installed(module: str) -> bool:
+    """Without running it; other packages share the parent package ``cuda``."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the parent
+        return False
 
 
 class _CtypesMemory:
@@ -210,15 +219,13 @@ class _PycudaMemory(_CtypesMemory):
 
 
 class _CudaPythonMemory(_CtypesMemory):
-    """Allocations by NVIDIA's cuda-python; its modules moved from ``cuda.cuda`` to ``cuda.bindings.driver`` with version 12.6."""
+    """Allocations by NVIDIA's cuda-python, whose driver module has had two names."""
 
     kind = "cuda-python"
 
     def _setup(self) -> None:
-        try:
-            self._driver = importlib.import_module("cuda.bindings.driver")
-        except ImportError:
-            self._driver = importlib.import_module("cuda.cuda")
+        newest, older = _CUDA_PYTHON
+        self._driver = importlib.import_module(newest if _installed(newest) else older)
 
     def allocate(self, size: int) -> int:
         address = self._checked("cuMemAlloc", self._driver.cuMemAlloc(size))

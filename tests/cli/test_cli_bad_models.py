@@ -132,21 +132,12 @@ def test_two_outputs_are_chosen_by_name(workshop: Workshop, tmp_path: Path) -> N
     assert files_below(tmp_path) == []
     refused(compiled(model, workshop, tmp_path, "--output-name", "depth"), 1, "no output named 'depth'", "edges", "regions")
     assert files_below(tmp_path) == []
-    scores = {}
-    for name in ("edges", "regions"):
-        out = tmp_path / name
-        outcome = edgeseg(
-            "compile", model, "-t", "onnx-fp32", "--spec", workshop.spec, "--output-name", name, "-o", out, cwd=tmp_path
-        )
-        assert outcome.code == 0, outcome.err
-        judged = edgeseg("eval", out, "--json", cwd=tmp_path)
-        assert judged.code == 0, judged.err
-        document = judged.document()
-        assert isinstance(document, dict)
-        assert document["agreement"]["agreement"] == 1.0, "judged against another output than was compiled"
-        scores[name] = document["subject"]["scores"]["miou"]
-    assert scores["regions"] > 0.9, "the wrong output was compiled"
-    assert scores["edges"] < 0.5, "the wrong output was compiled"
+    outcome = compiled(model, workshop, tmp_path, "--output-name", "regions")
+    assert outcome.code == 0, outcome.err
+    judged = edgeseg("eval", tmp_path / "out", "--json", cwd=tmp_path).document()
+    assert isinstance(judged, dict)
+    assert judged["agreement"]["agreement"] == 1.0, "judged against another output than was compiled"
+    assert judged["subject"]["scores"]["miou"] > 0.9, "the other output was compiled"
 
 
 def test_two_outputs_of_an_onnx_file(workshop: Workshop, tmp_path: Path) -> None:

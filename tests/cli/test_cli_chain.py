@@ -135,7 +135,6 @@ def test_init_compile_eval_by_hand(workshop: Workshop, tmp_path: Path) -> None:
     assert third.code == 0, third.err
     assert "mIoU drop" in third.out
     assert "IoU plant" in third.out
-    # The spec that init wrote is the workshop's own.
     assert edgeseg("inspect", "build/tiny-tflite-int8/model.tflite", cwd=tmp_path).code == 0
 
 

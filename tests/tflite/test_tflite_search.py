@@ -13,6 +13,7 @@ from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan
 from edgeseg.quantize.ranges import choose
 from edgeseg.tflite.builder import GraphBuilder
+from edgeseg.tflite.effort import EFFORTS
 from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.harm import measure_tensor_harm, measure_weight_harm
@@ -21,7 +22,7 @@ from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import fastest_us, prepare
 from edgeseg.tflite.probe import CostTable, OpCost, probe
 from edgeseg.tflite.runtime import run
-from edgeseg.tflite.search import EFFORTS, SearchResult, SearchSettings, search
+from edgeseg.tflite.search import SearchResult, SearchSettings, search
 from edgeseg.tflite.statistics import activations, collect
 
 _CONV = {"strideW": 1, "strideH": 1, "dilationWFactor": 1, "dilationHFactor": 1, "padding": 0}

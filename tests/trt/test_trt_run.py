@@ -100,7 +100,8 @@ def test_pycuda_comes_first_where_it_is_installed(cuda: str, tmp_path: Path, mon
     driver.Device = lambda _: types.SimpleNamespace(retain_primary_context=lambda: context)
     driver.mem_alloc = lambda _: Allocation()
     package = types.ModuleType("pycuda")
-    package.__spec__ = types.SimpleNamespace(name="pycuda")
+    driver.__spec__ = types.SimpleNamespace(name="pycuda.driver")
+    package.__path__ = []
     monkeypatch.setitem(sys.modules, "pycuda", package)
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
     memory = open_memory(library=cuda)
@@ -112,6 +113,15 @@ def test_pycuda_comes_first_where_it_is_installed(cuda: str, tmp_path: Path, mon
     assert "cuMemAlloc_v2" not in cuda_calls(tmp_path)
 
 
+def test_another_package_in_the_same_parent_is_not_cuda_python(cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = types.ModuleType("cuda")
+    package.__path__ = []
+    monkeypatch.setitem(sys.modules, "cuda", package)
+    memory = open_memory(library=cuda)
+    assert memory.kind == "ctypes"
+    memory.close()
+
+
 @pytest.mark.parametrize("module", ["cuda.bindings.driver", "cuda.cuda"])
 def test_cuda_python_by_either_of_its_names(module: str, cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = types.ModuleType(module)
@@ -119,9 +129,16 @@ def test_cuda_python_by_either_of_its_names(module: str, cuda: str, monkeypatch:
     driver.cuMemAlloc = lambda size: (0, 8192) if size < 1000 else (2, 0)
     driver.cuMemFree = lambda address: (freed.append(address), (0,))[1]
     package = types.ModuleType("cuda")
-    package.__spec__ = types.SimpleNamespace(name="cuda")
+    driver.__spec__ = types.SimpleNamespace(name=module)
     package.__path__ = []
-    for name, value in (("cuda", package), ("cuda.bindings", types.ModuleType("cuda.bindings")), (module, driver)):
+    parents = (
+        (("cuda", package), ("cuda.bindings", types.ModuleType("cuda.bindings")))
+        if "bindings" in module
+        else (("cuda", package),)
+    )
+    for _, parent in parents:
+        parent.__path__ = []
+    for name, value in (*parents, (module, driver)):
         monkeypatch.setitem(sys.modules, name, value)
     memory = open_memory(library=cuda)
     assert memory.kind == "cuda-python"
