@@ -149,6 +149,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
     created: str
     calibration: CalibrationRecord | None = None
     int8: Int8Record | None = None
+    status: str = ""
     settings: dict[str, str] = {}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeseg.data.calibration import CalibrationSet
@@ -13,6 +13,7 @@ from edgeseg.model import Model
 from edgeseg.pipeline import Outcome, Stage
 from edgeseg.spec import IoType, ModelSpec, Target
 from edgeseg.stages.check import FP16, INT8, Floor
+from edgeseg.trt.build import BuildSettings
 
 __all__ = ["ChainOptions", "build_chain", "floors"]
 
@@ -38,6 +39,7 @@ class ChainOptions:
     effort: str = "normal"
     budget: float = 0.3
     search_limit_s: float = 600.0
+    engine: BuildSettings = field(default_factory=BuildSettings)
     progress: Callable[[str], None] = lambda _: None
 
 
@@ -154,6 +156,64 @@ class _QuantizeOnnx:
         return quantize_onnx_stage(graph, self.options.calibration, self.options.spec, work, self.options.plan)
 
 
+@dataclass(frozen=True)
+class _QuantizeTrt:
+    options: ChainOptions
+    name: str = "quantize"
+    takes: Format | None = Format.ONNX
+    gives: Format = Format.ONNX
+
+    def run(self, graph: Graph | None, work: Path) -> Outcome:
+        from edgeseg.stages.quantize_trt import quantize_trt_stage
+
+        assert graph is not None
+        return quantize_trt_stage(graph, self.options.calibration, self.options.spec, work, self.options.plan)
+
+
+@dataclass(frozen=True)
+class _PrepareTrt:
+    options: ChainOptions
+    name: str = "prepare"
+    takes: Format | None = Format.ONNX
+    gives: Format = Format.ONNX
+
+    def run(self, graph: Graph | None, work: Path) -> Outcome:
+        from edgeseg.stages.quantize_trt import prepare_trt_stage
+
+        assert graph is not None
+        return prepare_trt_stage(graph, work)
+
+
+@dataclass(frozen=True)
+class _HalfTrt:
+    options: ChainOptions
+    name: str = "half"
+    takes: Format | None = Format.ONNX
+    gives: Format = Format.ONNX
+
+    def run(self, graph: Graph | None, work: Path) -> Outcome:
+        from edgeseg.stages.quantize_trt import half_trt_stage
+
+        assert graph is not None
+        return half_trt_stage(graph, self.options.calibration, work)
+
+
+@dataclass(frozen=True)
+class _BuildEngine:
+    """Gives the graph it takes where this machine can build no engine; ``build_engine.engine_status`` says so."""
+
+    options: ChainOptions
+    name: str = "build"
+    takes: Format | None = Format.ONNX
+    gives: Format = Format.ENGINE
+
+    def run(self, graph: Graph | None, work: Path) -> Outcome:
+        from edgeseg.stages.build_engine import Precision, build_engine_stage
+
+        assert graph is not None
+        return build_engine_stage(graph, Precision(self.options.target.value.partition("-")[2]), work, self.options.engine)
+
+
 def build_chain(options: ChainOptions) -> list[Stage]:
     """The stages for ``options.target``, in order."""
     stages: list[Stage] = [_Export(options), _Simplify(options)]
@@ -168,9 +228,15 @@ def build_chain(options: ChainOptions) -> list[Stage]:
             stages += [_Lower(options), _Rewrite(options), _Half(options)]
         case Target.TFLITE_INT8:
             stages += [_Lower(options), _QuantizeTflite(options)]
+        case Target.TENSORRT_FP32:
+            stages += [_PrepareTrt(options), _BuildEngine(options)]
+        case Target.TENSORRT_FP16:
+            stages += [_PrepareTrt(options), _HalfTrt(options), _BuildEngine(options)]
+        case Target.TENSORRT_INT8:
+            stages += [_QuantizeTrt(options), _BuildEngine(options)]
     return stages
 
 
 def floors() -> dict[str, Floor]:
     """The least agreement by stage name; stages not named here must be exact."""
-    return {"half": FP16, "quantize": INT8}
+    return {"half": FP16, "quantize": INT8, "build": INT8}

@@ -36,7 +36,11 @@ from edgeseg.pipeline import Pipeline
 from edgeseg.preprocess import raw_threshold
 from edgeseg.session import Session, SessionInfo
 from edgeseg.spec import IoType, ModelSpec, Target
+from edgeseg.stages.build_engine import engine_status
 from edgeseg.stages.check import AgreementCheck
+from edgeseg.stages.quantize_trt import SHIP
+from edgeseg.trt.build import BuildSettings
+from edgeseg.trt.driver import look_around
 
 __all__ = ["CompileOptions", "CompileResult", "open_foreign", "open_graph", "open_reference", "run_compile"]
 
@@ -100,6 +104,10 @@ def open_graph(graph: Graph, *, threads: int = 1) -> Session:
         from edgeseg.targets.onnx import open_onnx
 
         return open_onnx(graph.path, threads=threads, pixels=graph.pixels)
+    if graph.format is Format.ENGINE:
+        from edgeseg.targets.tensorrt import open_tensorrt
+
+        return open_tensorrt(graph.path, pixels=graph.pixels)
     from edgeseg.targets.tflite import open_tflite
 
     return open_tflite(graph.path, threads=threads, pixels=graph.pixels)
@@ -182,7 +190,7 @@ def _run_chain(
         open_session=open_session,
         images=probe,
         floors=floors(),
-        explain=lambda before, after: worst_tensor(before, after, probe[0]),
+        explain=lambda before, after: "" if after.format is Format.ENGINE else worst_tensor(before, after, probe[0]),
         threshold=raw_threshold(spec),
     )
     chain = ChainOptions(
@@ -198,6 +206,7 @@ def _run_chain(
         effort=options.effort,
         budget=options.budget,
         search_limit_s=options.search_limit_s,
+        engine=BuildSettings(timing_cache=default_cache_root() / "tensorrt"),
         progress=options.progress,
     )
     steps = work / "steps"
@@ -206,8 +215,12 @@ def _run_chain(
     graph = pipeline.run(steps)
     product = work / "artifact"
     product.mkdir()
-    shipped = product / f"model.{graph.format.value}"
+    # A TensorRT target ships a folder of files: what builds the engine, and the engine where it could be built.
+    together = graph.path.parent == steps / SHIP
+    shipped = product / (graph.path.name if together else f"model.{graph.format.value}")
     graph.path.rename(shipped)
+    for path in sorted((steps / SHIP).iterdir()) if together else ():
+        path.rename(product / path.name)
     for name in ("quantization.json", "search.json"):
         if (steps / name).is_file():
             (steps / name).rename(product / name)
@@ -253,6 +266,7 @@ def _manifest(
         command=options.command or tuple(sys.argv),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         calibration=CalibrationRecord(images=len(calibration), seed=calibration.seed, digest=calibration.digest),
+        status=engine_status(pipeline.records),
         int8=_int8_record(graph) if target.is_int8 else None,
         settings=_settings(target, options),
     )
@@ -261,7 +275,9 @@ def _manifest(
 def _int8_record(graph: Graph) -> Int8Record:
     from edgeseg.inspection import int8_record
 
-    return int8_record(graph.path, graph.path.parent / "quantization.json")
+    # An engine holds what its Q/DQ file says; engine.json tells what TensorRT made of it.
+    counted = graph.path.with_name("model.qdq.onnx") if graph.format is Format.ENGINE else graph.path
+    return int8_record(counted, graph.path.parent / "quantization.json")
 
 
 def _settings(target: Target, options: CompileOptions) -> dict[str, str]:
@@ -269,6 +285,10 @@ def _settings(target: Target, options: CompileOptions) -> dict[str, str]:
     settings = {"target": target.value, "output_name": options.output_name or ""}
     if target.runtime == "tflite":
         settings["lowering"] = options.lowering
+    if target.runtime == "tensorrt":
+        settings["engine"] = (
+            look_around().text
+        )  # an artifact without its engine must not come from the cache where one can be built
     if target.is_int8:
         settings |= {
             "io": options.io.value,

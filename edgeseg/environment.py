@@ -44,8 +44,8 @@ _PACKAGES = (
     ("tensorflow", "tensorflow", "onnx2tf", "lowering graphs that the direct route does not know"),
 )
 _COMPILE = ("torch", "onnxscript", "onnxslim", "onnx", "onnxruntime")
-_NEEDS = {"onnx": _COMPILE, "tflite": (*_COMPILE, "ai_edge_litert", "flatbuffers")}
-_FILES = {"onnx": "model.onnx", "tflite": "model.tflite"}
+_NEEDS = {"tensorrt": _COMPILE, "onnx": _COMPILE, "tflite": (*_COMPILE, "ai_edge_litert", "flatbuffers")}
+_FILES = {"tensorrt": "model.engine", "onnx": "model.onnx", "tflite": "model.tflite"}
 
 
 def requirements() -> tuple[Requirement, ...]:
@@ -74,7 +74,7 @@ def target_statuses() -> tuple[TargetStatus, ...]:
     statuses = []
     for target in Target:
         missing = tuple(module for module in _NEEDS[target.runtime] if util.find_spec(module) is None)
-        extra = "torch" if target.runtime == "onnx" else "tflite"
+        extra = "tflite" if target.runtime == "tflite" else "torch"
         statuses.append(
             TargetStatus(
                 target=target.value,

@@ -17,8 +17,11 @@ __all__ = ["Explanation", "FloatRegion", "explain"]
 
 
 class FloatRegion(msgspec.Struct, frozen=True, kw_only=True):
-    """Float operators that are neighbours in execution order. ``reasons``: each with how often it was given. ``saves_us``: what int8
-    would save in these operators, conversions not counted; ``noise_db``: and the noise it would add, dB below the output."""
+    """Float operators that are neighbours in execution order.
+
+    ``reasons``: each with how often it was given. ``saves_us``: what int8 would save in these operators, conversions not
+    counted; ``noise_db``: and the noise it would add, dB below the output.
+    """
 
     number: int
     operators: int

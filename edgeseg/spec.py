@@ -36,10 +36,13 @@ class Target(StrEnum):
     TFLITE_FP32 = "tflite-fp32"
     TFLITE_FP16 = "tflite-fp16"
     TFLITE_INT8 = "tflite-int8"
+    TENSORRT_FP32 = "tensorrt-fp32"
+    TENSORRT_FP16 = "tensorrt-fp16"
+    TENSORRT_INT8 = "tensorrt-int8"
 
     @property
     def runtime(self) -> str:
-        """``onnx`` or ``tflite``."""
+        """``onnx``, ``tflite`` or ``tensorrt``."""
         return self.value.split("-")[0]
 
     @property

@@ -91,7 +91,8 @@ def _artifact_subject(artifact: Artifact, spec: ModelSpec | Path | None) -> Subj
     form = Format(artifact.model_path.suffix[1:])
     graph = Graph(artifact.model_path, form, manifest.files[0].digest, manifest.pixels)
     return Subject(
-        f"{manifest.name}-{manifest.target}",
+        # Without its engine a TensorRT artifact is run by ONNX Runtime: the same integers, other kernels.
+        f"{manifest.name}-{manifest.target}{' (simulation)' if manifest.status else ''}",
         artifact.path,
         found,
         base,

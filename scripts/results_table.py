@@ -30,8 +30,9 @@ def table() -> str:
         found = json.loads(path.read_text(encoding="utf-8"))
         machine = found["machine"]
         parts.append(
-            f"Measured with `{found['command']}` on {machine['cpu']} ({machine['logical_cores']} cores, Python {machine['python']}), calibration and evaluation images "
-            "disjoint, the same settings for every model. Time is the ratio to the float file of the same runtime, interleaved.\n"
+            f"Measured with `{found['command']}` on {machine['cpu']} ({machine['logical_cores']} cores, Python "
+            f"{machine['python']}), calibration and evaluation images disjoint, the same settings for every model. Time is the "
+            "ratio to the float file of the same runtime, interleaved.\n"
         )
         parts.append("| model | target | mIoU PyTorch | mIoU | drop, points | time / float, 1 thread | 2 threads | size |")
         parts.append("|---|---|---|---|---|---|---|---|")

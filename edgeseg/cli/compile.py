@@ -61,6 +61,7 @@ __all__ = ["command"]
     help="TFLite: how the ONNX graph is lowered.",
 )
 @click.option("--lowering-limit", default="15m", show_default=True, help="TFLite: longest run of onnx2tf (90s, 15m).")
+@click.option("--allow-unbuilt", is_flag=True, help="TensorRT: exit code 0 also where this machine can build no engine.")
 @click.option("--no-cache", is_flag=True, help="Do the work even if nothing has changed.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the log while working.")
 @json_option
@@ -83,6 +84,7 @@ def command(
     output_name: str | None,
     lowering: str,
     lowering_limit: str,
+    allow_unbuilt: bool,
     no_cache: bool,
     verbose: bool,
     as_json: bool,
@@ -123,8 +125,11 @@ def command(
             ),
         )
     manifest = result.artifact.manifest
+    unbuilt = bool(manifest.status) and not allow_unbuilt
     if as_json:
         print_json({"path": str(result.artifact.path), "cached": result.cached, "manifest": manifest})
+        if unbuilt:
+            sys.exit(4)
         return
     print_table(
         f"{manifest.name} for {manifest.target}",
@@ -152,6 +157,10 @@ def command(
         )
     took = "from the cache" if result.cached else f"in {time.monotonic() - started:.1f} s"
     click.echo(f"{result.artifact.model_path} ({size_text(manifest.files[0].bytes)}), {took}.")
+    if manifest.status:
+        click.echo(f"{manifest.status}. What builds it lies beside the file: build_engine.py, trtexec.txt.")
+    if unbuilt:
+        sys.exit(4)
 
 
 def _points(text: str) -> float:

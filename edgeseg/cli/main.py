@@ -27,6 +27,7 @@ _VERBS = {
     "report": "One HTML page: verdict, speed against quality, pictures.",
     "inspect": "What is inside an artifact, .tflite or .onnx file.",
     "explain": "Why each float region of an INT8 artifact is float.",
+    "check-trt": "Hold an ONNX file against NVIDIA's rules for Q/DQ networks.",
     "targets": "What can be built on this machine.",
     "doctor": "What is missing on this machine, and the command that installs it.",
     "demo": "The whole chain on the embedded model and images.",

@@ -217,6 +217,5 @@ def _grid(x: _Axis | None, y: _Axis, across: Sequence[float], up: Sequence[float
 def _svg(parts: Sequence[str], width: int, height: int, title: str, css: str = "plot") -> Markup:
     # Every text that comes from outside went through escape() above.
     return Markup(
-        f'<svg class="{css}" viewBox="0 0 {width} {height}" role="img" xmlns="http://www.w3.org/2000/svg">'
-        f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
+        f'<svg class="{css}" viewBox="0 0 {width} {height}" role="img"><title>{escape(title)}</title>{"".join(parts)}</svg>'
     )

@@ -1,0 +1,80 @@
+"""``edgeseg drift``: scores with intervals, the waterfall, layers, groups and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+from shell import edgeseg, refused
+from sklearn.metrics import confusion_matrix
+
+from edgeseg.data.embedded import embedded_root
+
+ROOT = embedded_root()
+
+
+def _miou(model: Path) -> float:
+    """By ONNX Runtime, Pillow and scikit-learn alone."""
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    mean, std = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+    matrix = np.zeros((6, 6), np.int64)
+    for path in sorted((ROOT / "val" / "images").iterdir()):
+        pixels = np.asarray(Image.open(path).convert("RGB"), np.float32) / 255
+        x = ((pixels - mean) / std).transpose(2, 0, 1)[None].astype(np.float32)
+        (logits,) = session.run(None, {session.get_inputs()[0].name: x})
+        truth = np.asarray(Image.open(ROOT / "val" / "masks" / path.name))
+        counted = truth != 255
+        matrix += confusion_matrix(truth[counted], logits[0].argmax(axis=0)[counted], labels=range(6))
+    hit = np.diag(matrix)
+    return float(np.mean(hit / (matrix.sum(axis=0) + matrix.sum(axis=1) - hit)))
+
+
+def test_int8_artifact(embedded: Callable[[str], Path], tmp_path: Path) -> None:
+    """Scores agree with an independent evaluation; the stages' changes add up to the whole."""
+    done = edgeseg("drift", embedded("onnx-int8"), "--overlays", "pictures", "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    found = done.document()
+    drift, waterfall = found["drift"], found["waterfall"]
+    before, after = _miou(embedded("onnx-fp32") / "model.onnx"), _miou(embedded("onnx-int8") / "model.onnx")
+    assert drift["miou"]["reference"] == pytest.approx(before, abs=1e-5)
+    assert drift["miou"]["candidate"] == pytest.approx(after, abs=1e-9)
+    assert drift["miou"]["interval"]["low"] <= after - before + 1e-5
+    assert [step["stage"] for step in waterfall["steps"]] == ["export", "simplify", "quantize"]
+    assert sum(step["miou"]["change"] for step in waterfall["steps"]) == pytest.approx(drift["miou"]["change"], abs=1e-12)
+    assert [layer["tensor"] for layer in found["layers"]][-1] == "logits"
+    assert len(found["layers"]) > 30
+    assert all(10 < layer["snr_db"] < 80 for layer in found["layers"])
+    written = sorted(path.stem for path in (tmp_path / "pictures").iterdir())
+    assert written == sorted(image["name"] for image in drift["worst_images"])
+    assert Image.open(tmp_path / "pictures" / f"{written[0]}.png").width > 5 * 160
+
+
+def test_tflite_kernels_are_a_step_of_their_own(embedded: Callable[[str], Path], tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+    done = edgeseg("drift", embedded("tflite-fp32"), "--limit", "10", cwd=tmp_path)
+    assert done.code == 0, done.err
+    words = done.out.split()
+    for stage in ("export", "simplify", "lower", "rewrite", "kernels"):
+        assert stage in words, stage
+    assert "No stage costs measurably." in done.out
+
+
+def test_groups_and_a_foreign_file(embedded: Callable[[str], Path], tmp_path: Path) -> None:
+    """A foreign file needs a reference, has no waterfall, and its images may form groups."""
+    foreign, groups = tmp_path / "foreign.onnx", tmp_path / "groups.csv"
+    foreign.write_bytes((embedded("onnx-int8") / "model.onnx").read_bytes())
+    groups.write_text("".join(f"{index:04d},{'even' if index % 2 == 0 else 'odd'}\n" for index in range(24)))
+    same = ("drift", foreign, "--spec", ROOT / "edgeseg.toml")
+    refused(edgeseg(*same, cwd=tmp_path), 2, "--reference")
+    done = edgeseg(*same, "--reference", ROOT / "scenes.pt2", "--groups", groups, "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    found = done.document()
+    assert found["waterfall"] is None
+    assert found["layers"] == []
+    assert [(group["name"], group["images"]) for group in found["drift"]["groups"]] == [("even", 12), ("odd", 12)]
+    groups.write_text("0000,even,odd\n")
+    refused(edgeseg(*same, "--groups", groups, cwd=tmp_path), 1, "Line 1", "3 columns")

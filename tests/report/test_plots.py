@@ -1,0 +1,84 @@
+"""Plots: what they show is where it should be, and nothing from outside becomes markup."""
+
+from __future__ import annotations
+
+import math
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from edgeseg.interval import Interval
+from edgeseg.report.plots import (
+    Point,
+    bars_of_steps,
+    interval_strip,
+    layer_plot,
+    nice_ticks,
+    pareto_front,
+    pareto_plot,
+    ratio_ticks,
+)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.97), (-0.06, 0.05), (-31.0, 0.0), (0.0, 0.0), (12.0, 12.0), (-1e-9, 1e-9)])
+def test_ticks_cover(low: float, high: float) -> None:
+    ticks = nice_ticks(low, high)
+    assert ticks[0] <= low
+    assert ticks[-1] >= high
+    assert 2 <= len(ticks) <= 9
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.06, 1.0), (1.0, 1.0), (0.0312, 11.4), (0.1, 0.1)])
+def test_ratio_ticks_cover(low: float, high: float) -> None:
+    ticks = ratio_ticks(low, high)
+    assert ticks[0] <= low
+    assert ticks[-1] >= high
+    assert len(ticks) >= 2
+
+
+def test_pareto_front() -> None:
+    points = [Point("slow", 1.0, 0.0), Point("fast", 0.5, -0.01), Point("beaten", 0.6, -0.02), Point("twin", 0.5, -0.01)]
+    assert pareto_front(points) == {"slow", "fast", "twin"}
+
+
+def test_pareto_plot_places_points_and_keeps_labels_apart() -> None:
+    points = [Point(f"file-{index}", 0.5, 0.0, Interval(estimate=0.5, low=0.4, high=0.6)) for index in range(4)]
+    tree = ElementTree.fromstring(str(pareto_plot([*points, Point("better", 0.2, 0.01)], "base")))
+    circles = [(float(c.get("cx", 0)), float(c.get("cy", 0))) for c in tree.iter("circle")]
+    assert circles[0] == circles[3]
+    assert circles[4][0] < circles[0][0], "faster is to the left"
+    assert circles[4][1] < circles[0][1], "better is up"
+    labels = [(float(t.get("x", 0)), float(t.get("y", 0))) for t in tree.iter("text") if (t.text or "").startswith("file-")]
+    assert len(set(labels)) == 4
+
+
+def test_strip_is_coloured_only_where_the_interval_excludes_zero() -> None:
+    worse = str(interval_strip(-0.01, Interval(estimate=-0.01, low=-0.02, high=-0.001), 0.02))
+    unsure = str(interval_strip(-0.01, Interval(estimate=-0.01, low=-0.02, high=0.001), 0.02))
+    better = str(interval_strip(0.01, Interval(estimate=0.01, low=0.001, high=0.02), 0.02))
+    assert "worse" in worse
+    assert "better" in better
+    assert not re.search("worse|better", unsure)
+    assert interval_strip(math.nan, None, 0.1) == ""
+
+
+def test_waterfall_bars_hang_on_each_other() -> None:
+    tree = ElementTree.fromstring(str(bars_of_steps(["export", "lower", "quantize"], [0.0, -0.01, -0.02], "quantize")))
+    boxes = [(float(r.get("y", 0)), float(r.get("height", 0)), r.get("class", "")) for r in tree.iter("rect")]
+    lower, quantize, total = boxes[1:]
+    assert quantize[0] == pytest.approx(lower[0] + lower[1], abs=0.2)
+    assert quantize[2] == "worse guilty"
+    assert total[1] == pytest.approx(lower[1] + quantize[1], abs=0.3)
+
+
+def test_names_are_escaped() -> None:
+    name = '<script>"&'
+    for plot in (pareto_plot([Point(name, 0.5, 0.0)], name), bars_of_steps([name], [0.0], None)):
+        assert "<script" not in plot
+        assert name in "".join(ElementTree.fromstring(str(plot)).itertext())
+
+
+def test_layers_that_are_equal_are_left_out() -> None:
+    tree = ElementTree.fromstring(str(layer_plot([30.0, None, 20.0])))
+    assert len(list(tree.iter("circle"))) == 2
