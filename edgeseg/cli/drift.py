@@ -191,5 +191,5 @@ def _change(delta: Delta) -> str:
         return "-"
     text = f"{100 * delta.change:+z.2f}"
     if delta.interval is None:
-        return f"{text} [too few images]"
+        return f"{text} (too few images)"
     return f"{text} [{100 * delta.interval.low:+z.2f}, {100 * delta.interval.high:+z.2f}]"
