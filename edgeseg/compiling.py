@@ -35,7 +35,7 @@ from edgeseg.outputs import logits_layout
 from edgeseg.pipeline import Pipeline
 from edgeseg.preprocess import raw_threshold
 from edgeseg.session import Session, SessionInfo
-from edgeseg.spec import IoType, ModelSpec, Target
+from edgeseg.spec import GateSpec, IoType, ModelSpec, Target
 from edgeseg.stages.build_engine import engine_status
 from edgeseg.stages.check import AgreementCheck
 from edgeseg.stages.quantize_trt import SHIP
@@ -154,6 +154,7 @@ def run_compile(model_path: Path, target: Target, spec: ModelSpec, base: Path, o
     Raises:
         EdgesegError: see ``edgeseg.errors``; whatever it is, no half-written artifact is left.
     """
+    spec = msgspec.structs.replace(spec, gate=GateSpec())  # how a file is judged is no part of the file
     destination = options.output or Path("build") / f"{model_path.stem}-{target.value}"
     check_replaceable(destination)
     images = list(options.images) or None

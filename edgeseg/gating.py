@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from edgeseg import __version__
+from edgeseg.artifact import load_artifact
 from edgeseg.bench.result import BenchResult
 from edgeseg.benching import BenchOptions, bench_subjects
 from edgeseg.data.pairs import open_evaluation
@@ -22,9 +23,10 @@ from edgeseg.graph import digest_file
 from edgeseg.metrics.confusion import compute
 from edgeseg.metrics.counts import ImageCounts
 from edgeseg.metrics.evidence import Evidence
+from edgeseg.spec_file import SPEC_NAME, load_spec
 from edgeseg.subject import Subject, open_reference_of, open_subject
 
-__all__ = ["GateOptions", "gate", "update_baseline"]
+__all__ = ["GateOptions", "gate", "rules_of", "update_baseline"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,20 @@ def gate(path: Path, rules: Sequence[str], options: GateOptions | None = None) -
         against=", ".join(against) or "its limits",
         confidence=options.drift.confidence,
     )
+
+
+def rules_of(path: Path, spec: Path | None = None) -> tuple[str, ...]:
+    """The rules in edgeseg.toml: ``spec``, or the one that an artifact was compiled with, or the one beside a file or in the current
+    folder. None where there is no such file: an artifact does not need it.
+
+    Raises:
+        SpecError: it cannot be read.
+    """
+    places = [path.parent, Path.cwd()]
+    if (path / "manifest.json").is_file():
+        places.insert(0, Path(load_artifact(path).manifest.source.base))
+    found = [spec] if spec is not None else [place / SPEC_NAME for place in places if (place / SPEC_NAME).is_file()]
+    return load_spec(found[0]).gate.rules if found else ()
 
 
 def update_baseline(path: Path, destination: Path, options: GateOptions | None = None) -> Baseline:

@@ -26,6 +26,7 @@ from typing import Generic, TypeVar, get_type_hints
 import msgspec
 
 from edgeseg.errors import StageError, StageTimeout
+from edgeseg.resident import peak_bytes
 
 __all__ = ["Isolated", "run_isolated"]
 
@@ -45,10 +46,11 @@ class Isolated(Generic[T]):
 
 
 class _Reply(msgspec.Struct, frozen=True):
-    """What the child writes: the encoded value, or what it raised."""
+    """What the child writes: the encoded value and its peak memory, or what it raised."""
 
     value: msgspec.Raw = msgspec.Raw(b"null")
     error: str = ""
+    peak_bytes: int = 0
 
 
 def run_isolated(
@@ -93,9 +95,8 @@ def run_isolated(
                 env={**os.environ, "PYTHONPATH": _import_path(), "PYTHONUNBUFFERED": "1", **(env or {})},
                 start_new_session=True,
             )
-            status, usage, timed_out = _wait(child, time_limit_s)
+            status, timed_out = _wait(child, time_limit_s)
         seconds = time.monotonic() - started
-        peak_mb = usage.ru_maxrss / 1024  # Linux counts in KiB
         if timed_out:
             raise StageTimeout(
                 f"it was ended after {time_limit_s:g} s, its time limit.{_ending(log, position)}",
@@ -104,9 +105,9 @@ def run_isolated(
             )
         answer = msgspec.json.decode(reply.read_bytes(), type=_Reply) if reply.is_file() else None
         if answer is None or answer.error or status != 0:
-            what = answer.error if answer and answer.error else _death(status, peak_mb)
+            what = answer.error if answer and answer.error else _death(status)
             raise StageError(f"{what}{_ending(log, position)}", hint=f"Its whole log: {log}", stage=stage)
-        return Isolated(msgspec.json.decode(answer.value, type=result_type), seconds, peak_mb)
+        return Isolated(msgspec.json.decode(answer.value, type=result_type), seconds, answer.peak_bytes / 2**20)
 
 
 def _import_path() -> str:
@@ -114,8 +115,8 @@ def _import_path() -> str:
     return os.pathsep.join(dict.fromkeys(str(Path(entry or ".").resolve()) for entry in sys.path))
 
 
-def _wait(child: subprocess.Popen[bytes], limit_s: float) -> tuple[int, resource.struct_rusage, bool]:
-    """Wait for the child: its status (negative for a signal), its resource usage, and whether it had to be killed."""
+def _wait(child: subprocess.Popen[bytes], limit_s: float) -> tuple[int, bool]:
+    """Wait for the child: its status (negative for a signal), and whether it had to be killed."""
     expired = threading.Event()
 
     def expire() -> None:
@@ -126,17 +127,17 @@ def _wait(child: subprocess.Popen[bytes], limit_s: float) -> tuple[int, resource
     timer.daemon = True
     timer.start()
     try:
-        _, raw, usage = os.wait4(child.pid, 0)
+        _, raw = os.waitpid(child.pid, 0)
     except BaseException:  # Ctrl-C here must not leave the child running
         _kill_group(child.pid)
-        os.wait4(child.pid, 0)
+        os.waitpid(child.pid, 0)
         child.returncode = -signal.SIGKILL
         raise
     finally:
         timer.cancel()
     child.returncode = os.waitstatus_to_exitcode(raw)  # it has been reaped: subprocess must not wait for it again
     _kill_group(child.pid)  # its own children, if it left any
-    return child.returncode, usage, expired.is_set()
+    return child.returncode, expired.is_set()
 
 
 def _kill_group(pid: int) -> None:
@@ -146,9 +147,9 @@ def _kill_group(pid: int) -> None:
         return
 
 
-def _death(status: int, peak_mb: float) -> str:
+def _death(status: int) -> str:
     if status == -signal.SIGKILL:
-        return f"its process was killed from outside at {peak_mb:.0f} MiB, most likely because memory ran out."
+        return "its process was killed from outside, most likely because memory ran out."
     if status < 0:
         return f"its process crashed ({signal.Signals(-status).name})."
     return f"its process left with exit code {status} and no result."
@@ -181,7 +182,8 @@ def main(function: str, task: Path, reply: Path, parent: int) -> None:
         target = getattr(importlib.import_module(module), name)
         parameters = {key: kind for key, kind in get_type_hints(target).items() if key != "return"}
         payload = msgspec.json.decode(task.read_bytes(), type=next(iter(parameters.values())))
-        answer = _Reply(value=msgspec.Raw(msgspec.json.encode(target(payload))))
+        value = msgspec.Raw(msgspec.json.encode(target(payload)))
+        answer = _Reply(value=value, peak_bytes=peak_bytes())
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
         traceback.print_exc()
         answer = _Reply(error=f"{type(error).__name__}: {error}")

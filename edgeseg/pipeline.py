@@ -6,8 +6,6 @@ has its output compared with the stage before, and keeps each stage's figures.
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ from typing import Protocol
 
 from edgeseg.artifact import AgreementRecord, StageRecord
 from edgeseg.graph import Format, Graph
+from edgeseg.resident import peak_bytes
 from edgeseg.session import TensorInfo
 
 __all__ = ["Check", "Outcome", "Pipeline", "Progress", "Stage", "TensorInfo", "peak_mb"]
@@ -25,9 +24,7 @@ Progress = Callable[[str], None]
 
 def peak_mb() -> float:
     """Highest resident memory of this process so far, MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts KiB, macOS bytes.
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    return peak_bytes() / 2**20
 
 
 @dataclass(frozen=True)

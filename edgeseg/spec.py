@@ -15,6 +15,7 @@ __all__ = [
     "ClassesSpec",
     "ColorOrder",
     "EvaluationSpec",
+    "GateSpec",
     "InputSpec",
     "Interpolation",
     "IoType",
@@ -187,6 +188,12 @@ class EvaluationSpec(_Table, frozen=True, kw_only=True):
     image_suffix: str = ""
 
 
+class GateSpec(_Table, frozen=True, kw_only=True):
+    """``rules``: what ``edgeseg gate`` judges by where the command line names none; the text of ``edgeseg.gate.rules``."""
+
+    rules: tuple[str, ...] = ()
+
+
 class ModelSpec(_Table, frozen=True, kw_only=True):
     """edgeseg.toml. Relative paths in it are relative to the file's folder."""
 
@@ -196,6 +203,7 @@ class ModelSpec(_Table, frozen=True, kw_only=True):
     output: OutputSpec = OutputSpec()
     calibration: CalibrationSpec = CalibrationSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+    gate: GateSpec = GateSpec()
     schema: int = 1
 
     @property

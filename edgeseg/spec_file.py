@@ -74,8 +74,10 @@ _COMMENTS = {
     "evaluation.mask_suffix": "End of a mask's stem, such as _labels in street_1_labels.png.",
     "evaluation.region_suffix": "End of a region mask's stem.",
     "evaluation.image_suffix": "End of an image's stem.",
+    "gate": "What edgeseg gate judges by.",
+    "gate.rules": "Limits of change, time and size.",
 }
-_EXAMPLES = {
+_EXAMPLES: Mapping[str, str | tuple[str, ...]] = {
     "output.name": "logits",
     "calibration.images": "photos",
     "calibration.set": "camvid",
@@ -86,6 +88,7 @@ _EXAMPLES = {
     "evaluation.regions": "val/regions",
     "evaluation.set": "camvid",
     "evaluation.root": "data/camvid",
+    "gate.rules": ("miou:-0.5pt", "worst_class:-2pt", "size:4MB"),
 }
 
 
@@ -163,7 +166,7 @@ def dump_spec(spec: ModelSpec) -> str:
     ``parse_spec`` gives the same spec back.
     """
     lines = [f"# {_COMMENTS['schema']}", f"schema = {spec.schema}"]
-    for section in ("input", "preprocess", "output", "classes", "calibration", "evaluation"):
+    for section in ("input", "preprocess", "output", "classes", "calibration", "evaluation", "gate"):
         table = getattr(spec, section)
         lines += ["", f"# {_COMMENTS[section]}", f"[{section}]"]
         for field in msgspec.structs.fields(table):

@@ -11,12 +11,12 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 import psutil
 
 from edgeseg.errors import ModelError, UsageError
+from edgeseg.resident import peak_bytes
 from edgeseg.session import ModelInput, Session, infer
 
 __all__ = ["MemoryUse", "measure_memory"]
@@ -79,19 +79,6 @@ def measure_memory(open: Callable[[], Session], x: ModelInput, *, timeout_second
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=MemoryUse)
 
 
-def _peak_bytes() -> int:
-    # Not getrusage: Linux keeps the parent's peak there across exec, so a small child of a large parent looks large.
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def _child() -> None:
     open_session, x = pickle.loads(sys.stdin.buffer.read())
     process = psutil.Process()
@@ -101,7 +88,7 @@ def _child() -> None:
         loaded = process.memory_info().rss
         for _ in range(runs):
             infer(session, x)
-    use = MemoryUse(interpreter=interpreter, loaded=loaded, peak=_peak_bytes(), runs=runs)
+    use = MemoryUse(interpreter=interpreter, loaded=loaded, peak=peak_bytes(), runs=runs)
     sys.stdout.write("\n" + msgspec.json.encode(use).decode() + "\n")
 
 

@@ -17,7 +17,12 @@ __all__ = ["command"]
 
 @click.command(name="gate")
 @click.argument("subject", type=click.Path(path_type=Path))
-@click.option("--rule", "rules", multiple=True, help="A rule, or several joined by commas: miou:-0.5pt. Repeatable.")
+@click.option(
+    "--rule",
+    "rules",
+    multiple=True,
+    help="A rule, or several joined by commas: miou:-0.5pt. Repeatable. [default: those under [gate] in edgeseg.toml]",
+)
 @click.option("--max-drop", help="Short for --rule miou:-DROP (0.5pt).")
 @click.option("--max-latency", help="Short for --rule latency:RATIO (1.05x).")
 @click.option("--min-speedup", help="Short for --rule speedup:RATIO (1.2x).")
@@ -93,6 +98,7 @@ def command(
         raise UsageError("There is no file to write the baseline into.", hint="Name it with --baseline baseline.json.")
     named = (("miou:-", max_drop), ("latency:", max_latency), ("speedup:", min_speedup), ("size:", max_size))
     wanted = (*rules, *(head + value.removeprefix("-") for head, value in named if value is not None))
+    wanted = wanted or gating.rules_of(subject, spec)
     policy = InconclusivePolicy(inconclusive)
     with ProgressBar("gate", None) as bar:
         options = gating.GateOptions(

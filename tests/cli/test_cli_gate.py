@@ -86,6 +86,19 @@ def test_baseline(embedded: Callable[[str], Path], broken: Path, tmp_path: Path)
     assert json.loads(file.read_text())["name"] == "broken.onnx"
 
 
+def test_rules_of_the_spec(embedded: Callable[[str], Path], tmp_path: Path) -> None:
+    """Without rules on the line those of edgeseg.toml count; they are no part of what is compiled."""
+    root = embedded_root()
+    text = SPEC.read_text().replace('"val/', f'"{root}/val/') + '\n[gate]\nrules = ["size:4MB", "size:0.9x"]\n'
+    (tmp_path / "edgeseg.toml").write_text(text)
+    foreign = tmp_path / "foreign.onnx"
+    foreign.write_bytes((embedded("onnx-int8") / "model.onnx").read_bytes())
+    found = judged(foreign, "--against", embedded("onnx-fp32"), code=0, cwd=tmp_path)
+    assert [finding["rule"]["text"] for finding in found["findings"]] == ["size:4MB", "size:0.9x"]
+    found = judged(foreign, "--rule", "size:1kB", code=3, cwd=tmp_path)
+    assert len(found["findings"]) == 1
+
+
 def test_latency_and_memory_are_measured_in_the_same_run(embedded: Callable[[str], Path], tmp_path: Path) -> None:
     artifact = embedded("onnx-int8")
     rules = ("--max-latency", "100x", "--min-speedup", "0.01x", "--rule", "memory:10GB")
