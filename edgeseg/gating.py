@@ -84,8 +84,8 @@ def gate(path: Path, rules: Sequence[str], options: GateOptions | None = None) -
 
 
 def rules_of(path: Path, spec: Path | None = None) -> tuple[str, ...]:
-    """The rules in edgeseg.toml: ``spec``, or the one that an artifact was compiled with, or the one beside a file or in the current
-    folder. None where there is no such file: an artifact does not need it.
+    """The rules in edgeseg.toml: ``spec``, or the one that an artifact was compiled with, or the one beside a file or in the
+    current folder. Empty where there is no such file: an artifact does not need it.
 
     Raises:
         SpecError: it cannot be read.

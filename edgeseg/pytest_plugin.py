@@ -50,14 +50,14 @@ def edgeseg_gate(request: pytest.FixtureRequest) -> Callable[..., GateResult]:
     ) -> GateResult:
         from edgeseg.drifting import DriftOptions
         from edgeseg.gate.verdict import Outcome
-        from edgeseg.gating import GateOptions, gate
+        from edgeseg.gating import GateOptions, gate, rules_of
 
         def place(path: str | Path | None) -> Path | None:
             return None if path is None else root / path
 
         result = gate(
             root / subject,
-            rules,
+            rules or rules_of(root / subject, place(spec)),
             GateOptions(spec=place(spec), against=place(against), baseline=place(baseline), drift=DriftOptions(limit=limit)),
         )
         told = "\n".join(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from edgeseg.quantize.plan import Domain, QuantPlan, TensorQuant
 from edgeseg.quantize.ranges import choose
 from edgeseg.session import Float32, ModelInput
 from edgeseg.spec import IoType, ModelSpec, OutputKind
-from edgeseg.stages.rewrite_tflite import best_float, operator_costs
+from edgeseg.stages.rewrite_tflite import OperatorCosts
 from edgeseg.tflite.cost import int8_share
 from edgeseg.tflite.effort import EFFORTS
 from edgeseg.tflite.emit import quantize
@@ -147,6 +148,10 @@ class _Job:
     deadline: float
     notes: list[str] = field(default_factory=list)
 
+    @cached_property
+    def costs(self) -> OperatorCosts:
+        return OperatorCosts.of(self.original)
+
     @property
     def boundary(self) -> Domain:
         return Domain.FLOAT if self.options.io is IoType.FLOAT32 else Domain.INT8
@@ -202,7 +207,7 @@ class _Job:
             graph, places = apply(self.original, tuple(PASSES))
             report = PassReport({name: count for name, count in places.items() if count}, ())
         else:
-            graph, report = prepare(self.original, operator_costs, boundary=self.boundary, int8=True)
+            graph, report = prepare(self.original, self.costs, boundary=self.boundary, int8=True)
         self.notes.append(report.text)
         return self.folded(graph, tuple(report.places))
 
@@ -271,11 +276,11 @@ class _Job:
             boundary=self.boundary,
             deadline=self.deadline,
             fixed=prepared.fixed,
-            baseline=(best_float(self.original)[0], _values(image)),
+            baseline=(self.costs.best_float(self.original)[0], _values(image)),
             progress=options.progress,
         )
         judge = self.judge(prepared, _JUDGED[options.effort])
-        return search(prepared.graph, observers, judge, operator_costs(prepared.graph), prepared.feed(image), settings)
+        return search(prepared.graph, observers, judge, self.costs(prepared.graph), prepared.feed(image), settings)
 
     def judge(self, prepared: _Prepared, count: int) -> Judge:
         images = list(islice(self.held_back, count))

@@ -3,6 +3,10 @@
 Every distinct operator (kind, shapes, options) is built as a file of its own and run on LiteRT as an application would run
 it, delegate included, so that an int8 kernel that the delegate lacks shows its true price. Times are kept between runs in a
 file per processor and runtime version.
+
+An operator run again and again finds its data in the cache; inside a network it finds some of it there. Both ends are
+measured, with the caches full and with the caches emptied, and ``measure_exposure`` finds where between them a given
+network lies: where the sum of its operators' times is the time of the whole.
 """
 
 from __future__ import annotations
@@ -26,10 +30,12 @@ from edgeseg.tflite.graph import Quant, TfGraph, TfOp, TfTensor
 from edgeseg.tflite.runtime import LoadedGraph
 from edgeseg.tflite.support import supported
 
-__all__ = ["CostTable", "OpCost", "probe"]
+__all__ = ["CostTable", "OpCost", "measure_exposure", "probe"]
 
 _REPEATS = 9
 _SPEND_S = 0.02  # per operator and domain, beyond three repeats
+_COLD_REPEATS = 3
+_FLUSH = np.zeros(12 * 2**20, np.float32)  # 48 MiB, more than the caches of one core's share hold
 _QUANT = TensorQuant(scale=(0.05,), zero_point=(0,), dtype="int8")
 _QUANT_FORM = Quant((0.05,), (0,))
 
@@ -52,23 +58,29 @@ class CostTable:
 
 
 class _Known(msgspec.Struct):
-    """The file of times: by key, microseconds (negative: cannot run)."""
+    """The file of times: by key, microseconds with the caches full and emptied (negative: cannot run)."""
 
-    times: dict[str, float] = {}
+    times: dict[str, tuple[float, float]] = {}
 
 
 def probe(
-    graph: TfGraph, *, threads: int = 1, store: Path | None = None, progress: Callable[[int, int], None] = lambda *_: None
+    graph: TfGraph,
+    *,
+    exposure: float = 0.0,
+    threads: int = 1,
+    store: Path | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> CostTable:
     """Measure, or look up, every operator of a float graph.
 
     Args:
         graph: float.
+        exposure: 0 for times with the caches full, 1 with the caches emptied, and between.
         threads: of the runtime.
         store: folder in which times are kept between runs; none are kept where None.
         progress: called with operators done and in all.
     """
-    book = _Book(store, threads)
+    book = _Book(store, threads, exposure)
     ops: dict[str, OpCost] = {}
     pads = _fused_pads(graph)
     absorbed = {pad.id for pad in pads.values()}
@@ -90,9 +102,22 @@ def probe(
     return table
 
 
+def measure_exposure(graph: TfGraph, *, threads: int = 1, store: Path | None = None) -> float:
+    """Where between full and emptied caches the operators of a float graph run, 0..1."""
+    full, emptied = (
+        sum(one.float_us for one in probe(graph, exposure=share, threads=threads, store=store).ops.values())
+        for share in (0.0, 1.0)
+    )
+    whole = _run(graph, threads)[0]
+    if not math.isfinite(emptied) or emptied <= full:
+        return 0.0
+    return min(max((whole - full) / (emptied - full), 0.0), 1.0)
+
+
 class _Book:
-    def __init__(self, folder: Path | None, threads: int) -> None:
+    def __init__(self, folder: Path | None, threads: int, exposure: float) -> None:
         self._threads = threads
+        self._exposure = exposure
         self._path = None if folder is None else folder / f"{_machine()}-t{threads}.json"
         self._known = _Known()
         if self._path is not None and self._path.is_file():
@@ -119,7 +144,8 @@ class _Book:
     def _measure(self, graph: TfGraph, key: str) -> float:
         if key not in self._known.times:
             self._known.times[key] = _run(graph, self._threads)
-        return self._known.times[key]
+        full, emptied = self._known.times[key]
+        return full + self._exposure * max(0.0, emptied - full)
 
     def save(self) -> None:
         if self._path is None:
@@ -211,8 +237,8 @@ def _conversion(tensor: TfTensor, kind: str) -> TfGraph:
     return TfGraph({"x": fed, "y": made}, [op], ("x",), ("y",))
 
 
-def _run(graph: TfGraph, threads: int) -> float:
-    """Shortest time of one run, microseconds; -1 where the runtime refuses the operator."""
+def _run(graph: TfGraph, threads: int) -> tuple[float, float]:
+    """Shortest time of one run with the caches full and emptied, microseconds; (-1, -1) where the runtime refuses the operator."""
     # Positive values: some kernels (square roots, logarithms) refuse others.
     rng = np.random.default_rng(0)
     feed = {}
@@ -227,15 +253,23 @@ def _run(graph: TfGraph, threads: int) -> float:
         with LoadedGraph(graph, threads=threads) as loaded:
             loaded.feed(feed)
             loaded.invoke()
-            loaded.invoke()
-            samples: list[int] = []
-            started = time.perf_counter_ns()
-            while len(samples) < 3 or (len(samples) < _REPEATS and time.perf_counter_ns() - started < _SPEND_S * 1e9):
-                before = time.perf_counter_ns()
-                loaded.invoke()
-                samples.append(time.perf_counter_ns() - before)
+            full = [_time(loaded) for _ in range(3)]
+            spent = sum(full)
+            while len(full) < _REPEATS and spent < _SPEND_S * 1e6:
+                full.append(_time(loaded))
+                spent += full[-1]
+            emptied = []
+            for _ in range(_COLD_REPEATS):
+                _FLUSH[:] += 1.0
+                emptied.append(_time(loaded))
     except (ModelError, RuntimeError):
         # A refused operator is an answer: it cannot run in this domain.
-        return -1.0
+        return -1.0, -1.0
     # The fastest run is the one that other processes disturbed least.
-    return min(samples) / 1e3
+    return min(full), min(emptied)
+
+
+def _time(loaded: LoadedGraph) -> float:
+    before = time.perf_counter_ns()
+    loaded.invoke()
+    return (time.perf_counter_ns() - before) / 1e3
