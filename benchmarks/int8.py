@@ -118,6 +118,7 @@ def run_entry(entry: Entry, data: Path, asked: argparse.Namespace) -> list[Row]:
             masks=str(data / entry.masks),
             regions=str(data / entry.regions) if entry.regions else None,
             limit=asked.limit,
+            threads=2,
         )
         assert result.reference is not None
         assert result.drop is not None
