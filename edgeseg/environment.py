@@ -40,11 +40,12 @@ _PACKAGES = (
     ("onnxruntime", "onnxruntime", "", "running ONNX files"),
     ("ai_edge_litert", "ai-edge-litert", "tflite", "running and writing TFLite files"),
     ("flatbuffers", "flatbuffers", "tflite", "writing TFLite files"),
+    ("scipy", "scipy", "tflite", "choosing which operators run in int8"),
     ("onnx2tf", "onnx2tf", "onnx2tf", "lowering graphs that the direct route does not know"),
     ("tensorflow", "tensorflow", "onnx2tf", "lowering graphs that the direct route does not know"),
 )
 _COMPILE = ("torch", "onnxscript", "onnxslim", "onnx", "onnxruntime")
-_NEEDS = {"tensorrt": _COMPILE, "onnx": _COMPILE, "tflite": (*_COMPILE, "ai_edge_litert", "flatbuffers")}
+_NEEDS = {"tensorrt": _COMPILE, "onnx": _COMPILE, "tflite": (*_COMPILE, "ai_edge_litert", "flatbuffers", "scipy")}
 _FILES = {"tensorrt": "model.engine", "onnx": "model.onnx", "tflite": "model.tflite"}
 
 

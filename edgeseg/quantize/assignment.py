@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgeseg.errors import missing_extra
 from edgeseg.quantize.plan import Domain
 
 __all__ = ["Choice", "Link", "assign", "cost"]
@@ -75,9 +76,15 @@ def assign(choices: Sequence[Choice], links: Sequence[Link], weight: float = 0.0
     >>> wires = [Link(Domain.FLOAT, ("a",), 1, 1), Link("a", ("b",), 2, 2), Link("b", ("c",), 2, 2)]
     >>> sorted(assign(chain, wires))
     ['a', 'b', 'c']
+
+    Raises:
+        EnvironmentLack: scipy is not installed.
     """
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import maximum_flow
+    try:
+        from scipy.sparse import csr_array
+        from scipy.sparse.csgraph import maximum_flow
+    except ImportError as error:
+        raise missing_extra("scipy", "tflite", "to choose which operators run in int8") from error
 
     network = _Network()
     for choice in choices:
