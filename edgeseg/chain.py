@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from edgeseg.bench.interleave import interleaved_medians
 from edgeseg.data.calibration import CalibrationSet
 from edgeseg.graph import Format, Graph
 from edgeseg.model import Model
 from edgeseg.pipeline import Outcome, Stage
 from edgeseg.spec import IoType, ModelSpec, Target
 from edgeseg.stages.check import FP16, INT8, Floor
+from edgeseg.stages.verdict import speed_notes
 from edgeseg.trt.build import BuildSettings
 
 __all__ = ["ChainOptions", "build_chain", "floors"]
@@ -153,7 +155,17 @@ class _QuantizeOnnx:
         from edgeseg.stages.quantize_onnx import quantize_onnx_stage
 
         assert graph is not None
-        return quantize_onnx_stage(graph, self.options.calibration, self.options.spec, work, self.options.plan)
+        outcome = quantize_onnx_stage(graph, self.options.calibration, self.options.spec, work, self.options.plan)
+        return replace(outcome, notes=(*outcome.notes, *speed_notes(self._ratio(graph, outcome.graph), "onnx")))
+
+    def _ratio(self, before: Graph, after: Graph) -> float:
+        """Time of the quantized graph over that of the float graph, one thread, in turn."""
+        from edgeseg.targets.onnx import open_onnx
+
+        image = next(iter(self.options.calibration))
+        with open_onnx(before.path) as float_session, open_onnx(after.path) as int8_session:
+            times = interleaved_medians([float_session, int8_session], image, rounds=15, warmup=2)
+        return times[1] / times[0]
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,7 @@ def command(
     MODEL is a .pt2, TorchScript, state_dict or .onnx file; edgeseg.toml says what goes in and what comes out.
     """
     from edgeseg.api import CompileOptions, compile_model
+    from edgeseg.stages.verdict import VETO
 
     if verbose:
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s %(message)s")
@@ -155,6 +156,9 @@ def command(
             f"{record.int8_operators} operators in int8 with {record.mac_share:.1%} of the multiply-adds, "
             f"{record.float_operators} in float, {record.conversions} conversions." + (f" Float: {kept}." if kept else "")
         )
+    for note in manifest.stages[-1].notes:
+        if note.startswith(VETO):
+            click.echo(note, err=True)
     took = "from the cache" if result.cached else f"in {time.monotonic() - started:.1f} s"
     click.echo(f"{result.artifact.model_path} ({size_text(manifest.files[0].bytes)}), {took}.")
     if manifest.status:

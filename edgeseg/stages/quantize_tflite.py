@@ -23,6 +23,7 @@ from edgeseg.quantize.ranges import choose
 from edgeseg.session import Float32, ModelInput
 from edgeseg.spec import IoType, ModelSpec, OutputKind
 from edgeseg.stages.rewrite_tflite import OperatorCosts
+from edgeseg.stages.verdict import speed_notes
 from edgeseg.tflite.cost import int8_share
 from edgeseg.tflite.effort import EFFORTS
 from edgeseg.tflite.emit import quantize
@@ -326,12 +327,7 @@ def _search_notes(record: SearchRecord) -> tuple[str, ...]:
     if not record.within_budget:
         notes.insert(0, "no mixture tried is within the budget; this is the one that does least harm")
     if chosen.latency_ms is not None:
-        ratio = chosen.latency_ms / record.float_ms
-        notes.append(f"{ratio:.2f} of the float time here, one thread")
-        if ratio >= 1.0:
-            notes.append(
-                "VETO: int8 is not faster than float on this machine's runtime; tflite-fp32 or tflite-fp16 serves better"
-            )
+        notes += speed_notes(chosen.latency_ms / record.float_ms, "tflite")
     return tuple(notes)
 
 
