@@ -47,6 +47,7 @@ class Answers:
     scale: str | None = None
     mean: str | None = None
     std: str | None = None
+    post_scale: str | None = None
     resize: str | None = None
     interpolation: str | None = None
     kind: str | None = None
@@ -163,6 +164,7 @@ def _preprocess(facts: ModelFacts, answers: Answers, guessed: list[str]) -> Prep
         scale=_numbers(answers.scale, "--scale")[0] if answers.scale else 1 / 255,
         mean=_numbers(answers.mean, "--mean") if answers.mean else (0.0,),
         std=_numbers(answers.std, "--std") if answers.std else (1.0,),
+        post_scale=_numbers(answers.post_scale, "--post-scale")[0] if answers.post_scale else 1.0,
         resize=resize,
         interpolation=Interpolation(answers.interpolation) if answers.interpolation else Interpolation.BILINEAR,
     )

@@ -24,6 +24,7 @@ __all__ = ["command"]
 @click.option("--scale", help="Factor on 0..255 pixels first, 1/255 say. [default: 1/255]")
 @click.option("--mean", help="Mean per channel after scaling, separated by commas. [default: 0]")
 @click.option("--std", help="Standard deviation per channel after scaling, separated by commas. [default: 1]")
+@click.option("--post-scale", help="Factor on the normalised values, 1/255 say. [default: 1]")
 @click.option("--resize", type=click.Choice([r.value for r in Resize]), help="How images are brought to size. [default: exact]")
 @click.option("--interpolation", type=click.Choice([i.value for i in Interpolation]), help="[default: bilinear]")
 @click.option(
@@ -48,6 +49,7 @@ def command(
     scale: str | None,
     mean: str | None,
     std: str | None,
+    post_scale: str | None,
     resize: str | None,
     interpolation: str | None,
     kind: str | None,
@@ -74,6 +76,7 @@ def command(
         scale=scale,
         mean=mean,
         std=std,
+        post_scale=post_scale,
         resize=resize,
         interpolation=interpolation,
         kind=kind,
