@@ -323,7 +323,7 @@ class _Search:
         one = self._costs.ops[entry.op]
         harm = self._harm.weights.get(entry.op, 0.0) + self._harm.tensors.get(entry.op, 0.0)
         if not math.isfinite(one.int8_us):
-            why, saves = "the runtime refuses it in int8", None
+            why, saves = "the delegate has no int8 kernel for it", None
         else:
             saves = round(one.float_us - one.int8_us, 1)
             why = "int8 is no faster here" if saves <= 0 else "its noise or its conversions cost more than int8 saves"
