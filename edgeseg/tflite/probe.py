@@ -183,9 +183,11 @@ def _key(op: TfOp, graph: TfGraph, domain: Domain) -> str:
 
 
 def _cuts_delegate(op: TfOp, graph: TfGraph, domain: Domain) -> bool:
-    """Whether the delegate takes an operator in float and not in ``domain``. Its own time would not tell what it costs there: it cuts
-    the delegate in two, and the hand-over around it costs more than it saves (SegFormer: 1.26 of the float time with int8 GELU
-    and BATCH_MATMUL that were faster by themselves)."""
+    """Whether the delegate takes an operator in float and not in ``domain``.
+
+    Its own time would not tell what it costs there: it cuts the delegate in two, and the hand-over around it costs more than
+    it saves (a transformer took 1.26 of the float time with int8 GELU and BATCH_MATMUL that were faster by themselves).
+    """
     return domain is not Domain.FLOAT and delegated(op, graph, Domain.FLOAT) and not delegated(op, graph, domain)
 
 
