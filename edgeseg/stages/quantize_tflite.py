@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -27,7 +27,7 @@ from edgeseg.stages.verdict import speed_notes
 from edgeseg.tflite.cost import int8_share
 from edgeseg.tflite.effort import EFFORTS
 from edgeseg.tflite.emit import quantize
-from edgeseg.tflite.equalise import channel_peaks, equalise
+from edgeseg.tflite.equalise import ChannelPeaks, channel_peaks, equalise
 from edgeseg.tflite.flatbuffer import read, write
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.judge import Judge
@@ -48,7 +48,7 @@ _FOLD_NOISE = 3e-3
 
 _EQUALISE = "equalise"
 _SOME = 16
-"""Calibration images that decide on equalisation."""
+"""Calibration images that decide on equalisation; the same for every effort, so that a plan finds the same factors again."""
 _BALANCED = 0.9
 """Equalising must bring the noise below this share."""
 
@@ -180,7 +180,7 @@ class _Job:
             names = tuple(name for name in given.passes if name != _EQUALISE)
             prepared = self.folded(apply(self.original, names)[0], names)
             if _EQUALISE in given.passes:
-                prepared = self.equalised(prepared)[0]
+                prepared = self.equalised(prepared)
             return prepared, given, None
         policy, _, kinds = options.policy.partition("=")
         if policy not in {"auto", "full", "float-ops"} or options.effort not in EFFORTS:
@@ -228,24 +228,34 @@ class _Job:
 
     def balanced(self, prepared: _Prepared) -> _Prepared:
         """Equalise channels where that leaves less noise with everything in int8."""
-        candidate, count = self.equalised(prepared)
+        images = self.calibration.take(_SOME)
+        observers = {name: Observer(name) for name in activations(prepared.graph)}
+        peaks = ChannelPeaks()
+
+        def watch(name: str, values: Float32) -> None:
+            peaks.update(name, values)
+            observers[name].update(values)
+
+        collect(prepared.graph, map(prepared.feed, images), watch)
+        graph, count = equalise(prepared.graph, peaks.means())
         if not count:
             return prepared
+        candidate = _Prepared(graph, prepared.pixels, (*prepared.passes, _EQUALISE))
         judge = self.judge(prepared, 4)
-        noises = []
-        for one in (prepared, candidate):
-            observers = self.observe(one, self.calibration.take(_SOME))
-            ranges = {name: choose(observer) for name, observer in observers.items()} | one.fixed
-            noises.append(judge.score(quantize(one.graph, initial_plan(one.graph, ranges))).noise)
+        noises = [
+            judge.score(quantize(one.graph, initial_plan(one.graph, _ranges(seen) | one.fixed))).noise
+            for one, seen in ((prepared, observers), (candidate, self.observe(candidate, images)))
+        ]
         if noises[1] > _BALANCED * noises[0]:
             return prepared
         self.notes.append(f"{count} channels equalised")
         return candidate
 
-    def equalised(self, prepared: _Prepared) -> tuple[_Prepared, int]:
+    def equalised(self, prepared: _Prepared) -> _Prepared:
+        """As a plan that names equalisation wants it."""
         peaks = channel_peaks(prepared.graph, map(prepared.feed, self.calibration.take(_SOME)))
-        graph, count = equalise(prepared.graph, peaks)
-        return _Prepared(graph, prepared.pixels, (*prepared.passes, _EQUALISE)), count
+        graph, _ = equalise(prepared.graph, peaks)
+        return _Prepared(graph, prepared.pixels, (*prepared.passes, _EQUALISE))
 
     # ------------------------------------------------------------------------------------------- the plan
 
@@ -256,7 +266,7 @@ class _Job:
 
     def ruled(self, prepared: _Prepared, observers: dict[str, Observer], kinds: str) -> QuantPlan:
         """Everything in int8 that has a kernel, but for the kinds that were named."""
-        ranges = {name: choose(observer) for name, observer in observers.items()} | prepared.fixed
+        ranges = _ranges(observers) | prepared.fixed
         named = {kind.strip().upper() for kind in kinds.split(",") if kind.strip()}
         present = {op.kind for op in prepared.graph.ops}
         if named - present:
@@ -292,6 +302,11 @@ class _Job:
             threshold=raw_threshold(self.spec),
             probability=self.spec.output.kind is OutputKind.PROBABILITY,
         )
+
+
+def _ranges(observers: Mapping[str, Observer]) -> dict[str, TensorQuant]:
+    """By the default estimator."""
+    return {name: choose(observer) for name, observer in observers.items()}
 
 
 def _values(image: ModelInput) -> Float32:

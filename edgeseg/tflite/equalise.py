@@ -22,24 +22,37 @@ from edgeseg.tflite.rewrite import prune
 from edgeseg.tflite.runtime import Feed
 from edgeseg.tflite.statistics import collect
 
-__all__ = ["channel_peaks", "equalise"]
+__all__ = ["ChannelPeaks", "channel_peaks", "equalise"]
 
 _LARGEST_FACTOR = 256.0  # a channel smaller than that beside its neighbours is noise
 _TINY = 1e-12
 _WORTH = 1.5  # a graph in which no factor exceeds this is left alone
 
 
-def channel_peaks(graph: TfGraph, inputs: Iterable[Feed], *, threads: int = 1) -> dict[str, Float64]:
-    """Of each float activation, per index of its last axis: the largest magnitude, averaged over the images. float64 (C,)."""
-    sums: dict[str, Float64] = {}
+class ChannelPeaks:
+    """Of each float activation, per index of its last axis: the largest magnitude, averaged over the images."""
 
-    def watch(name: str, values: Array) -> None:
+    def __init__(self) -> None:
+        self._sums: dict[str, Float64] = {}
+        self._images: dict[str, int] = {}
+
+    def update(self, name: str, values: Array) -> None:
+        """Take in one activation of one image; a ``statistics.Watch``."""
         if values.ndim:
             peaks = np.abs(values).reshape(-1, values.shape[-1]).max(axis=0).astype(np.float64)
-            sums[name] = sums[name] + peaks if name in sums else peaks
+            self._sums[name] = self._sums[name] + peaks if name in self._sums else peaks
+            self._images[name] = self._images.get(name, 0) + 1
 
-    count = collect(graph, inputs, watch, threads=threads)
-    return {name: total / count for name, total in sums.items()}
+    def means(self) -> dict[str, Float64]:
+        """By tensor, float64 (C,)."""
+        return {name: total / self._images[name] for name, total in self._sums.items()}
+
+
+def channel_peaks(graph: TfGraph, inputs: Iterable[Feed], *, threads: int = 1) -> dict[str, Float64]:
+    """``ChannelPeaks`` of a graph on images."""
+    peaks = ChannelPeaks()
+    collect(graph, inputs, peaks.update, threads=threads)
+    return peaks.means()
 
 
 def equalise(graph: TfGraph, peaks: Mapping[str, Float64]) -> tuple[TfGraph, int]:

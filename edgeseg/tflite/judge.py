@@ -72,6 +72,10 @@ class Judge:
     def __len__(self) -> int:
         return len(self._images)
 
+    def images(self, count: int) -> list[Feed]:
+        """The first ``count`` images, as the judged graphs take them."""
+        return self._images[:count]
+
     def score(self, graph: TfGraph, *, count: int | None = None) -> Score:
         """Score a graph on the first ``count`` images (all where None)."""
         drop = ExpectedDrop(threshold=self._threshold, probability=self._probability)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,10 +27,11 @@ from edgeseg.quantize.assignment import Choice, Link, assign, cost
 from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan, TensorQuant
 from edgeseg.quantize.ranges import choose
+from edgeseg.tflite.downstream import Downstream
 from edgeseg.tflite.effort import Effort
 from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.graph import TfGraph
-from edgeseg.tflite.harm import Harm, measure_tensor_harm, measure_weight_harm, with_int8_tensor
+from edgeseg.tflite.harm import Harm, HarmMeter, completed
 from edgeseg.tflite.judge import Judge, Score, latency
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import choices_of, links_of
@@ -130,6 +132,7 @@ class _Search:
         self._harm = Harm({}, {})
         self._ranges: dict[str, TensorQuant] = {}
         self._estimator = ""
+        self._estimated: dict[tuple[str, str], TensorQuant] = {}
 
     @property
     def _budget(self) -> float:
@@ -154,8 +157,7 @@ class _Search:
         """The estimator whose ranges cost least with everything in int8 that has a delegated kernel."""
         best: Candidate | None = None
         for name in self._settings.effort.estimators:
-            ranges = {tensor: choose(observer, estimator=name) for tensor, observer in self._observers.items()}
-            ranges |= self._settings.fixed
+            ranges = {tensor: self._range(tensor, name) for tensor in self._observers} | dict(self._settings.fixed)
             plan = initial_plan(self._graph, ranges, policy=Policy.AUTO)
             candidate = self._run(f"all int8, {name}", plan)
             log.info("ranges %s: expected drop %.2f, %.1f dB", name, candidate.score.drop, candidate.score.snr_db)
@@ -173,25 +175,36 @@ class _Search:
 
     def _measure_harm(self, fastest: Candidate) -> None:
         """Only what the fastest assignment holds in int8 is measured: a higher price of harm moves operators out of it."""
-        settings, count = self._settings, self._settings.effort.harm_images
-        settings.progress("harm of each tensor and operator")
+        settings = self._settings
         # The latest quarter of the time is kept for the steps that make use of the harm.
         reserve = settings.deadline - 0.25 * max(0.0, settings.deadline - time.monotonic())
 
         def late() -> bool:
             return time.monotonic() > reserve
 
+        meter = HarmMeter(Downstream(self._graph, self._judge.images(settings.effort.harm_images)))
         inside = [op for op in self._graph.ops if op.id in fastest.int8]
         touched = {name for op in inside for name in (*op.inputs, *op.outputs) if name is not None}
         quants = {name: quant for name, quant in fastest.plan.tensors.items() if name in touched}
-        weights = measure_weight_harm(self._graph, inside, self._judge, count=count, stop=late)
-        tensors = measure_tensor_harm(self._graph, quants, self._judge, count=count, stop=late)
-        self._choose_ranges(tensors, count, late)
+        sources = sorted(set(quants) - meter.followers(quants), key=list(quants).index)
+        found: dict[str, float] = {}
+        for index, name in enumerate(sources):
+            if late():
+                break
+            settings.progress(f"harm of each tensor and operator: {index + 1} of {len(sources)}")
+            widest = [] if name in settings.fixed else self._by_width(name)[:1]
+            found[name] = meter.measure(name, [quants[name], *widest], weights=name in fastest.int8)[0]
+        tensors = {name: 0.0 for name in quants if name not in sources} | completed(found, sources)
+        weighing = [op for op in inside if meter.has_weights(op)]
+        for op in weighing:
+            if not late():
+                meter.weights_of(op)
+        self._choose_ranges(tensors, meter, late)
         if late():
             self._notes.append("time ran out while measuring harm; the rest was taken as average")
-        self._harm = Harm(tensors, weights)
+        self._harm = Harm(tensors, completed(meter.known_weights(), [op.id for op in weighing]))
 
-    def _choose_ranges(self, harm: dict[str, float], count: int, late: Callable[[], bool]) -> None:
+    def _choose_ranges(self, harm: dict[str, float], meter: HarmMeter, late: Callable[[], bool]) -> None:
         """Give each tensor its own estimator, by what its range does at the output.
 
         A few images judge, and what lies outside a range is clipped on every image to come: an object that was not among
@@ -210,7 +223,7 @@ class _Search:
                 wider = quant.scale[0] > self._ranges[name].scale[0]
                 if not wider and not matters:
                     break
-                noise = self._judge.score(with_int8_tensor(self._graph, [name], quant), count=count).noise
+                (noise,) = meter.measure(name, [quant])
                 if wider and noise <= max(_HARDLY_MORE * start, _HARDLY_ANY * typical):
                     harm[name], self._ranges[name] = noise, quant
                     changed += 1
@@ -222,12 +235,19 @@ class _Search:
             self._notes.append(f"{changed} ranges chosen by the tensor's own harm at the output")
             self._estimator = f"{self._estimator} and others"
 
+    def _range(self, name: str, estimator: str) -> TensorQuant:
+        """What an estimator says of a tensor; asked once, since the search for the least squared error takes a while."""
+        key = (name, estimator)
+        if key not in self._estimated:
+            self._estimated[key] = choose(self._observers[name], estimator=estimator)
+        return self._estimated[key]
+
     def _by_width(self, name: str) -> list[TensorQuant]:
         """The other estimators' quantizations of a tensor, the widest first, each width once."""
         found = {
             quant.scale[0]: quant
             for estimator in self._settings.effort.estimators
-            if (quant := choose(self._observers[name], estimator=estimator)).scale != self._ranges[name].scale
+            if (quant := self._range(name, estimator)).scale != self._ranges[name].scale
         }
         return [found[scale] for scale in sorted(found, reverse=True)]
 
@@ -337,11 +357,15 @@ class _Search:
         self._settings.progress("latency")
         baseline = self._settings.baseline or (self._graph, self._image)
         emitted = [(quantize(self._graph, one.plan), self._image) for one in finalists]
-        times = latency([baseline, *emitted], rounds=self._settings.effort.rounds)
+        graphs, rounds = [baseline, *emitted], self._settings.effort.rounds
+        times = latency(graphs, rounds=rounds)
         timed = [replace(one, latency_ms=ms) for one, ms in zip(finalists, times[1:], strict=True)]
+        # An application may use one thread or several; a candidate must be good at both.
+        paired = latency(graphs, threads=2, rounds=rounds) if (os.cpu_count() or 1) > 1 else times
+        shares = [math.sqrt(one / times[0] * two / paired[0]) for one, two in zip(times[1:], paired[1:], strict=True)]
         # Times this close are the same on any other day; the better of two equals is the one that loses less.
-        limit = _SAME_TIME * min(one.latency_ms or math.inf for one in timed)
-        best = min((one for one in timed if (one.latency_ms or math.inf) <= limit), key=lambda one: one.score.drop)
+        limit = _SAME_TIME * min(shares)
+        best = min((one for one, share in zip(timed, shares, strict=True) if share <= limit), key=lambda one: one.score.drop)
         known = {id(one): two for one, two in zip(finalists, timed, strict=True)}
         return SearchResult(
             best=best,

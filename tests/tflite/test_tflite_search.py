@@ -13,10 +13,11 @@ from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan
 from edgeseg.quantize.ranges import choose
 from edgeseg.tflite.builder import GraphBuilder
+from edgeseg.tflite.downstream import Downstream, rounded
 from edgeseg.tflite.effort import EFFORTS
 from edgeseg.tflite.emit import quantize
-from edgeseg.tflite.graph import TfGraph
-from edgeseg.tflite.harm import measure_tensor_harm, measure_weight_harm
+from edgeseg.tflite.graph import Quant, TfGraph
+from edgeseg.tflite.harm import HarmMeter
 from edgeseg.tflite.judge import Judge
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import fastest_us, prepare
@@ -113,11 +114,48 @@ def test_powers_of_single_sources_add_up() -> None:
     images = _images(3, seed=2)
     judge = Judge(graph, images, images, threshold=0.0, probability=False)
     plan = initial_plan(graph, {n: choose(o) for n, o in _observed(graph).items()}, policy=Policy.FULL)
-    tensors = measure_tensor_harm(graph, plan.tensors, judge, count=3)
-    weights = measure_weight_harm(graph, graph.ops, judge, count=3)
-    predicted = sum(tensors.values()) + sum(weights.values())
+    meter = HarmMeter(Downstream(graph, images))
+    sources = set(plan.tensors) - meter.followers(plan.tensors)
+    tensors = [meter.measure(name, [plan.tensors[name]])[0] for name in sources]
+    weights = [meter.weights_of(op) for op in graph.ops if meter.has_weights(op)]
+    assert len(weights) == 4
+    predicted = sum(tensors) + sum(weights)
     measured = judge.score(quantize(graph, plan)).noise
     assert 10 * abs(math.log10(predicted / measured)) < 2.0
+
+
+def test_running_only_what_lies_behind_a_tensor_gives_what_the_whole_network_gives() -> None:
+    """Oracle: LiteRT on the whole graph with QUANTIZE and DEQUANTIZE put behind the tensor."""
+    graph = _net(spoilt=False)
+    images = _images(2, seed=3)
+    plan = initial_plan(graph, {n: choose(o) for n, o in _observed(graph).items()}, policy=Policy.FULL)
+    exact = np.concatenate([one["logits"] for one in run(graph, images)]).reshape(-1, 5)
+    exact = exact - exact.mean(axis=1, keepdims=True)
+    downstream = Downstream(graph, images)
+    for name in ("x", "a", "late", "logits"):
+        quant = plan.tensors[name]
+        changed = graph.copy()
+        build = GraphBuilder(changed)
+        ops, changed.ops = changed.ops, []
+
+        def held(source: str, build: GraphBuilder = build, name: str = name) -> str:
+            form = Quant(plan.tensors[name].scale, plan.tensors[name].zero_point)
+            shape = graph.tensors[name].shape
+            coarse = build.op("QUANTIZE", (source,), shape, name="coarse", dtype="int8", quant=form)
+            return build.op("DEQUANTIZE", (coarse,), shape, name="back")
+
+        new = held(name) if name in graph.inputs else ""
+        for op in ops:
+            changed.ops.append(op.with_inputs(*(new if new and one == name else one for one in op.inputs)))
+            if op.id == name:
+                new = held(name)
+        changed.outputs = (new,) if name == "logits" else graph.outputs
+        found = np.concatenate([one[changed.outputs[0]] for one in run(changed, images)]).reshape(-1, 5)
+        found = found - found.mean(axis=1, keepdims=True)
+        wanted = float(((found - exact) ** 2).sum() / (exact**2).sum())
+        with downstream.tail(name) as tail:
+            measured = tail.noise(lambda _, values, q=quant: rounded(values, q))
+        assert measured == pytest.approx(wanted, rel=0.05)
 
 
 def test_probe_times_both_domains_and_keeps_them(tmp_path: Path) -> None:
