@@ -41,7 +41,7 @@ from edgeseg.tflite.statistics import activations, collect
 __all__ = ["QuantizeOptions", "SearchRecord", "TriedRecord", "quantize_tflite"]
 
 _STAGE = "quantize"
-_JUDGED = {"quick": 6, "normal": 12, "max": 24}
+_JUDGED = {"quick": 8, "normal": 20, "max": 40}
 """Calibration images that judge candidates, by effort."""
 _FOLD_NOISE = 3e-3
 """Noise over signal at the output above which folding the normalisation costs more at the borders than exact pixels gain."""
