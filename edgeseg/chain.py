@@ -176,10 +176,18 @@ class _QuantizeTrt:
     gives: Format = Format.ONNX
 
     def run(self, graph: Graph | None, work: Path) -> Outcome:
-        from edgeseg.stages.quantize_trt import quantize_trt_stage
+        from edgeseg.stages.quantize_trt import TrtOptions, quantize_trt_stage
 
         assert graph is not None
-        return quantize_trt_stage(graph, self.options.calibration, self.options.spec, work, self.options.plan)
+        options = TrtOptions(
+            plan=self.options.plan,
+            policy=self.options.policy,
+            effort=self.options.effort,
+            budget=self.options.budget,
+            time_limit_s=self.options.search_limit_s,
+            progress=self.options.progress,
+        )
+        return quantize_trt_stage(graph, self.options.calibration, self.options.spec, work, options)
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def command(
             f"{record.int8_operators} operators in int8 with {record.mac_share:.1%} of the multiply-adds, "
             f"{record.float_operators} in float, {record.conversions} conversions." + (f" Float: {kept}." if kept else "")
         )
-    for note in manifest.stages[-1].notes:
+    for note in (note for stage in manifest.stages for note in stage.notes):
         if note.startswith(VETO):
             click.echo(note, err=True)
     took = "from the cache" if result.cached else f"in {time.monotonic() - started:.1f} s"

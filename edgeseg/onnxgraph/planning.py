@@ -7,8 +7,10 @@ operators they cost two conversions and a rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from edgeseg.onnxgraph.qdq import QdqStyle, residual_branch
 from edgeseg.onnxgraph.view import WEIGHTED, GraphView, attribute, text_attribute
@@ -29,6 +31,7 @@ __all__ = [
     "quantized_tensors",
     "scale_source",
     "tensor_options",
+    "with_float",
 ]
 
 FUSED = frozenset({"Relu", "Clip"})
@@ -138,6 +141,34 @@ def end_operators(model: onnx.ModelProto, plan: QuantPlan, *, share: float) -> t
     return first, last
 
 
+def with_float(model: onnx.ModelProto, plan: QuantPlan, reasons: Mapping[str, str], *, style: QdqStyle) -> QuantPlan:
+    """The plan with these weighted operators (first outputs) in float, and what joins or moves decided anew around them.
+
+    Args:
+        reasons: why, by operator.
+    """
+    view = GraphView(model)
+    floats = {entry.op: entry.why for entry in plan.ops if entry.domain is Domain.FLOAT and entry.kind in WEIGHTED}
+    decided = int8_operators(view, style, keep_float={**floats, **reasons})
+    while True:
+        int8 = _int8_of(decided)
+        touched = {op: set(_touched(view, decided, view.producers[op], int8, style)) for op in int8}
+        # What has to read something that the plan has no scale for: an addition whose other branch takes it now.
+        unknown = [op for op, names in touched.items() if not names <= plan.tensors.keys()]
+        if not unknown:
+            break
+        for op in unknown:
+            decided[op] = (Domain.FLOAT, "the plan has no scale for what it would read")
+    ops = tuple(
+        msgspec.structs.replace(entry, domain=decided[entry.op][0], why=decided[entry.op][1])
+        if decided[entry.op][0] is not entry.domain or entry.op in reasons
+        else entry
+        for entry in plan.ops
+    )
+    needed = set().union(*touched.values())
+    return msgspec.structs.replace(plan, ops=ops, tensors={name: q for name, q in plan.tensors.items() if name in needed})
+
+
 def int8_operators(view: GraphView, style: QdqStyle, *, keep_float: Mapping[str, str] | None = None) -> Reasons:
     """Each operator's domain and why, by its first output."""
     wished = keep_float or {}
@@ -216,9 +247,7 @@ def _obstacle(view: GraphView, node: onnx.NodeProto, style: QdqStyle) -> str:
     if node.op_type not in WEIGHTED:
         return "float by default: no multiply-adds to save"
     if node.op_type == "ConvTranspose":
-        return (
-            "onnxruntime has no integer ConvTranspose" if style is QdqStyle.ONNXRUNTIME else "TensorRT's guide keeps it float"
-        )
+        return _TRANSPOSED[style]
     weights = view.constant(node.input[1])
     if weights is None:
         return "both factors are activations"
@@ -241,24 +270,22 @@ def _unit_factors(node: onnx.NodeProto) -> bool:
 
 def _tensors(view: GraphView, decided: Reasons, style: QdqStyle) -> dict[str, None]:
     """Names of the activations that need a scale, in execution order."""
-    found: dict[str, None] = {}
     int8 = _int8_of(decided)
-    for node in view.nodes:
-        if not _is_int8(decided, node):
-            continue
-        if style is QdqStyle.TENSORRT:
-            branch = residual_branch(view, node, int8)
-            read = list(node.input) if branch is None else [node.input[branch]]
-            written = []
-        else:
-            read = [] if node.op_type in FUSED else list(node.input)
-            # Convolutions store int8 only; matrix products can store float32, and then their output needs no rounding.
-            stays = node.op_type in {"Gemm", "MatMul"} or _absorbed(view, decided, node)
-            written = [] if stays else [node.output[0]]
-        for name in (*read, *written):
-            if name and view.is_float(name) and not view.is_constant(name):
-                found[name] = None
-    return found
+    return dict.fromkeys(
+        name for node in view.nodes if _is_int8(decided, node) for name in _touched(view, decided, node, int8, style)
+    )
+
+
+def _touched(view: GraphView, decided: Reasons, node: onnx.NodeProto, int8: Collection[str], style: QdqStyle) -> Iterator[str]:
+    """The activations that an int8 operator reads and, for onnxruntime, writes through pairs."""
+    if style is QdqStyle.TENSORRT:
+        branch = residual_branch(view, node, int8)
+        names = list(node.input) if branch is None else [node.input[branch]]
+    else:
+        # Convolutions store int8 only; matrix products can store float32, and then their output needs no rounding.
+        stays = node.op_type in {"Gemm", "MatMul"} or _absorbed(view, decided, node)
+        names = [*([] if node.op_type in FUSED else node.input), *([] if stays else [node.output[0]])]
+    yield from (name for name in names if name and view.is_float(name) and not view.is_constant(name))
 
 
 def _absorbed(view: GraphView, decided: Reasons, node: onnx.NodeProto) -> bool:

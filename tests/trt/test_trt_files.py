@@ -20,6 +20,7 @@ from edgeseg.onnxgraph.trt_rules import check_trt
 from edgeseg.onnxgraph.view import GraphView, load_model
 from edgeseg.quantize.estimate import decision_snr
 from edgeseg.quantize.plan import QuantPlan, TensorQuant
+from edgeseg.spec import ClassesSpec, InputSpec, ModelSpec
 from edgeseg.stages.build_engine import Precision, build_engine_stage, engine_status
 from edgeseg.stages.quantize_trt import half_trt_stage, prepare_trt_stage, quantize_trt, quantize_trt_stage
 from edgeseg.trt.build import BuildSettings
@@ -27,6 +28,8 @@ from edgeseg.trt.driver import Environment
 from edgeseg.trt.half import to_half
 from edgeseg.trt.opset import at_opset, with_batch
 from edgeseg.trt.portable import calibration_table, trtexec_lines
+
+SPEC = ModelSpec(input=InputSpec(shape=(1, 3, 16, 16)), classes=ClassesSpec(names=("a", "b", "c", "d")))
 
 
 def graph_of(model: onnx.ModelProto, folder: Path) -> Graph:
@@ -198,8 +201,10 @@ def test_a_file_that_breaks_a_rule_does_not_leave_the_stage(tmp_path: Path) -> N
 
 
 def test_without_a_driver_everything_but_the_engine_is_there(tmp_path: Path) -> None:
-    outcome = quantize_trt_stage(graph_of(residual(), tmp_path), images(6), None, tmp_path)
-    assert "simulated" in outcome.notes[0]
+    outcome = quantize_trt_stage(graph_of(residual(), tmp_path), images(6), SPEC, tmp_path)
+    assert any("simulated" in note for note in outcome.notes)
+    assert "expected loss" in outcome.notes[0]
+    assert "simulation" in outcome.notes[0]
     built = build_engine_stage(outcome.graph, Precision.INT8, tmp_path, environment=Environment(missing="no CUDA driver"))
     assert built.graph == outcome.graph
     assert built.notes == ("engine not built: no CUDA driver",)
@@ -256,7 +261,7 @@ def test_a_built_engine_brings_its_report(tmp_path: Path) -> None:
     from edgeseg.stages.build_engine import EngineDocument
     from edgeseg.trt.driver import CudaDriver, Gpu, TrtPython
 
-    outcome = quantize_trt_stage(graph_of(two_convs(), tmp_path), images(4), None, tmp_path)
+    outcome = quantize_trt_stage(graph_of(two_convs(), tmp_path), images(4), SPEC, tmp_path)
     around = Environment(
         CudaDriver((12, 8), (Gpu("Stand-in", (9, 0), 1),)), TrtPython(fake_python("11.4.0", tmp_path), "3", "11.4.0")
     )
