@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeseg.bench.interleave import interleaved_medians
 from edgeseg.data.calibration import CalibrationSet
@@ -16,6 +17,9 @@ from edgeseg.spec import IoType, ModelSpec, Target
 from edgeseg.stages.check import FP16, INT8, Floor
 from edgeseg.stages.verdict import speed_notes
 from edgeseg.trt.build import BuildSettings
+
+if TYPE_CHECKING:
+    from edgeseg.stages.qdq_options import QdqOptions
 
 __all__ = ["ChainOptions", "build_chain", "floors"]
 
@@ -155,7 +159,7 @@ class _QuantizeOnnx:
         from edgeseg.stages.quantize_onnx import quantize_onnx_stage
 
         assert graph is not None
-        outcome = quantize_onnx_stage(graph, self.options.calibration, self.options.spec, work, self.options.plan)
+        outcome = quantize_onnx_stage(graph, self.options.calibration, self.options.spec, work, _qdq_options(self.options))
         return replace(outcome, notes=(*outcome.notes, *speed_notes(self._ratio(graph, outcome.graph), "onnx")))
 
     def _ratio(self, before: Graph, after: Graph) -> float:
@@ -176,18 +180,23 @@ class _QuantizeTrt:
     gives: Format = Format.ONNX
 
     def run(self, graph: Graph | None, work: Path) -> Outcome:
-        from edgeseg.stages.quantize_trt import TrtOptions, quantize_trt_stage
+        from edgeseg.stages.quantize_trt import quantize_trt_stage
 
         assert graph is not None
-        options = TrtOptions(
-            plan=self.options.plan,
-            policy=self.options.policy,
-            effort=self.options.effort,
-            budget=self.options.budget,
-            time_limit_s=self.options.search_limit_s,
-            progress=self.options.progress,
-        )
-        return quantize_trt_stage(graph, self.options.calibration, self.options.spec, work, options)
+        return quantize_trt_stage(graph, self.options.calibration, self.options.spec, work, _qdq_options(self.options))
+
+
+def _qdq_options(options: ChainOptions) -> QdqOptions:
+    from edgeseg.stages.qdq_options import QdqOptions
+
+    return QdqOptions(
+        plan=options.plan,
+        policy=options.policy,
+        effort=options.effort,
+        budget=options.budget,
+        time_limit_s=options.search_limit_s,
+        progress=options.progress,
+    )
 
 
 @dataclass(frozen=True)

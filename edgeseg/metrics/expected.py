@@ -15,7 +15,11 @@ import numpy.typing as npt
 from edgeseg.metrics.confusion import class_iou
 from edgeseg.session import Float32
 
-__all__ = ["ExpectedDrop"]
+__all__ = ["CAUTION", "ExpectedDrop"]
+
+CAUTION = 0.6
+"""Share of a budget that a loss estimated here may use up: calibration images are often training images, on which a network
+is surer than on others."""
 
 Float64 = npt.NDArray[np.float64]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from edgeseg.errors import UsageError
 from edgeseg.onnxgraph.qdq import QdqStyle, residual_branch
 from edgeseg.onnxgraph.view import WEIGHTED, GraphView, attribute, text_attribute
 from edgeseg.quantize.observe import Observer
@@ -32,6 +33,7 @@ __all__ = [
     "scale_source",
     "tensor_options",
     "with_float",
+    "without_kinds",
 ]
 
 FUSED = frozenset({"Relu", "Clip"})
@@ -309,3 +311,23 @@ def _is_int8(decided: Reasons, node: onnx.NodeProto) -> bool:
 def _dtype(style: QdqStyle) -> str:
     # onnxruntime's x86 kernels multiply uint8 by int8; int8 activations cost it a conversion of every tensor.
     return "int8" if style is QdqStyle.TENSORRT else "uint8"
+
+
+def without_kinds(
+    model: onnx.ModelProto, plan: QuantPlan, kinds: Collection[str], *, style: QdqStyle = QdqStyle.ONNXRUNTIME
+) -> QuantPlan:
+    """The plan with all weighted operators of these kinds in float; the plan itself where there are none.
+
+    Raises:
+        UsageError: a kind that is not weighted (those are float already), or not in the graph.
+    """
+    if not kinds:
+        return plan
+    present = {entry.kind for entry in plan.ops if entry.kind in WEIGHTED}
+    if set(kinds) - present:
+        raise UsageError(
+            f"The graph has no weighted operator {', '.join(sorted(set(kinds) - present))}.",
+            hint=f"It has {', '.join(sorted(present))}.",
+        )
+    named = {entry.op: "its kind was named to stay float" for entry in plan.ops if entry.kind in kinds}
+    return with_float(model, plan, named, style=style)

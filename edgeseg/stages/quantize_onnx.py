@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -14,8 +15,9 @@ import msgspec
 from edgeseg.data.calibration import CalibrationSet
 from edgeseg.errors import StageError, UsageError
 from edgeseg.graph import Format, Graph
+from edgeseg.onnxgraph.budget import hold_budget
 from edgeseg.onnxgraph.kernels import INTEGER_WEIGHTED, QuantizedShare, quantized_share, runtime_operators
-from edgeseg.onnxgraph.planning import end_operators, initial_plan, quantized_tensors, tensor_options
+from edgeseg.onnxgraph.planning import end_operators, initial_plan, quantized_tensors, tensor_options, without_kinds
 from edgeseg.onnxgraph.qdq import QdqStyle, insert_qdq
 from edgeseg.onnxgraph.statistics import collect, run_images
 from edgeseg.onnxgraph.view import WEIGHTED, load_model
@@ -24,6 +26,7 @@ from edgeseg.quantize.estimate import Trial, decision_snr, refine, relax
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan
 from edgeseg.session import ModelInput
 from edgeseg.spec import Layout, ModelSpec
+from edgeseg.stages.qdq_options import QdqOptions, budget_notes
 
 if TYPE_CHECKING:
     import onnx
@@ -93,17 +96,42 @@ class QuantizeResult:
 
 
 def quantize_onnx_stage(
-    graph: Graph, calibration: CalibrationSet, spec: ModelSpec, work: Path, plan: Path | None = None
+    graph: Graph, calibration: CalibrationSet, spec: ModelSpec, work: Path, options: QdqOptions | None = None
 ) -> Outcome:
-    """``quantize_onnx`` as a stage: writes ``model.onnx`` and ``quantization.json`` into ``work``."""
-    del spec  # an adopted graph is NCHW
-    given = read_plan(plan) if plan is not None else None
-    result = quantize_onnx(graph, calibration, work / "quantized.onnx", plan=given)
+    """``quantize_onnx`` as a stage, held to the budget: writes ``model.onnx`` and ``quantization.json`` into ``work``.
+
+    Raises:
+        UsageError: policy, effort or plan make no sense.
+    """
+    options = options or QdqOptions()
+    options.check()
+    given = read_plan(options.plan) if options.plan is not None else None
+    out = work / "quantized.onnx"
+    # A policy that names domains is carried out as it is: nothing is tried in float that it did not name.
+    settings = SearchSettings() if options.policy == "auto" else SearchSettings(ends_share=0, floor_db=-math.inf)
+    result = quantize_onnx(graph, calibration, out, plan=given, settings=settings, progress=options.progress)
+    model = load_model(graph.path)
+    wanted = without_kinds(model, result.plan, options.float_kinds, style=QdqStyle.ONNXRUNTIME)
+    options.progress("estimating the loss of mIoU")
+    judges = list(islice(iter(calibration), options.judged))
+    budgeted = hold_budget(
+        model,
+        wanted,
+        judges,
+        options.settings(spec),
+        style=QdqStyle.ONNXRUNTIME,
+        pixels=graph.pixels,
+        progress=options.progress,
+    )
+    if budgeted.plan is not result.plan:
+        again = quantize_onnx(graph, calibration, out, plan=budgeted.plan)
+        result = replace(result, graph=again.graph, plan=again.plan, share=again.share)
     (work / "quantization.json").write_bytes(msgspec.json.format(msgspec.json.encode(result.plan), indent=1))
     kinds = Counter(quant.estimator or "given" for quant in result.plan.tensors.values())
     return Outcome(
         result.graph,
         (
+            *budget_notes(budgeted, options.budget, instead="onnx-fp32"),
             f"{result.share.int8.total()} of {result.share.int8.total() + result.share.others.total()} operators and "
             f"{result.share.share:.1%} of the multiply-adds in int8",
             "ranges by " + ", ".join(f"{name} ({count})" for name, count in kinds.most_common()),

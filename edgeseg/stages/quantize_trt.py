@@ -17,22 +17,21 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgeseg.data.calibration import CalibrationSet
-from edgeseg.errors import StageError, UsageError
+from edgeseg.errors import StageError
 from edgeseg.graph import Format, Graph
 from edgeseg.onnxgraph.budget import Budgeted, BudgetSettings, hold_budget
-from edgeseg.onnxgraph.planning import with_float
+from edgeseg.onnxgraph.planning import without_kinds
 from edgeseg.onnxgraph.qdq import QdqStyle
 from edgeseg.onnxgraph.statistics import collect, feeds_of
 from edgeseg.onnxgraph.trt_rules import Finding, check_trt
-from edgeseg.onnxgraph.view import WEIGHTED, GraphView, load_model
+from edgeseg.onnxgraph.view import GraphView, load_model
 from edgeseg.pipeline import Outcome
-from edgeseg.preprocess import raw_threshold
 from edgeseg.quantize.estimate import decision_snr
 from edgeseg.quantize.plan import QuantPlan
 from edgeseg.session import Float32, ModelInput
-from edgeseg.spec import Layout, ModelSpec, OutputKind
+from edgeseg.spec import Layout, ModelSpec
+from edgeseg.stages.qdq_options import QdqOptions, budget_notes
 from edgeseg.stages.quantize_onnx import ImageSet, QuantizeResult, SearchSettings, quantize_onnx, read_plan
-from edgeseg.stages.verdict import VETO
 from edgeseg.trt.half import LARGEST_HALF, half_tensors, to_half
 from edgeseg.trt.opset import HALF_OPSET, WEAK_OPSET, at_opset
 from edgeseg.trt.portable import HALF_SUFFIX
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SHIP",
-    "TrtOptions",
     "TrtQuantized",
     "half_trt_stage",
     "prepare_trt_stage",
@@ -66,30 +64,6 @@ _MARGIN_DB = 3.0
 """What a quantized network may lose by it: a scale rounded otherwise turns some integers over, which is as good as they were."""
 
 
-_JUDGED = {"quick": 4, "normal": 16, "max": 32}
-"""Calibration images on which the loss of mIoU is estimated, by effort."""
-
-
-@dataclass(frozen=True)
-class TrtOptions:
-    """What ``edgeseg compile`` says about an int8 plan for TensorRT.
-
-    Attributes:
-        plan: carry out this ``quantization.json``.
-        policy: ``auto`` holds the budget; ``full`` quantizes what can be; ``float-ops=KIND,KIND`` leaves those kinds in float.
-        effort: ``quick``, ``normal`` or ``max``.
-        budget: points of mIoU that int8 may cost, estimated.
-        time_limit_s: of the search for operators that must stay float, seconds.
-    """
-
-    plan: Path | None = None
-    policy: str = "auto"
-    effort: str = "normal"
-    budget: float = 0.3
-    time_limit_s: float = 600.0
-    progress: Callable[[str], None] = lambda _: None
-
-
 @dataclass(frozen=True)
 class TrtQuantized:
     """``result``: with the file for TensorRT 8; ``budgeted``: what it is expected to cost; ``typed``: the file for 10 and later,
@@ -103,34 +77,23 @@ class TrtQuantized:
 
 
 def quantize_trt_stage(
-    graph: Graph, calibration: CalibrationSet, spec: ModelSpec, work: Path, options: TrtOptions | None = None
+    graph: Graph, calibration: CalibrationSet, spec: ModelSpec, work: Path, options: QdqOptions | None = None
 ) -> Outcome:
     """``quantize_trt`` as a stage: both files into ``work/ship``, ``quantization.json`` into ``work``.
 
     Raises:
         UsageError: policy or effort make no sense.
     """
-    options = options or TrtOptions()
-    policy, _, named = options.policy.partition("=")
-    if policy not in {"auto", "full", "float-ops"} or options.effort not in _JUDGED:
-        raise UsageError(
-            f"There is no policy '{options.policy}' or effort '{options.effort}'.",
-            hint=f"Policies: auto, full, float-ops=KIND,KIND. Efforts: {', '.join(_JUDGED)}.",
-        )
+    options = options or QdqOptions()
+    options.check()
     done = quantize_trt(
         graph,
         calibration,
         work,
         plan=None if options.plan is None else read_plan(options.plan),
-        budget=BudgetSettings(
-            points=options.budget,
-            threshold=raw_threshold(spec),
-            probability=spec.output.kind is OutputKind.PROBABILITY,
-            limit_s=options.time_limit_s,
-            search=policy == "auto",
-        ),
-        judged=_JUDGED[options.effort],
-        float_kinds=frozenset(kind.strip() for kind in named.split(",") if kind.strip()),
+        budget=options.settings(spec),
+        judged=options.judged,
+        float_kinds=options.float_kinds,
         progress=options.progress,
     )
     (work / "quantization.json").write_bytes(msgspec.json.format(msgspec.json.encode(done.result.plan), indent=1))
@@ -139,7 +102,7 @@ def quantize_trt_stage(
     return Outcome(
         done.result.graph,
         (
-            *_budget_notes(done.budgeted, options.budget),
+            *budget_notes(done.budgeted, options.budget, instead="tensorrt-fp16", where=" (simulation)"),
             f"{share.int8.total()} of {share.int8.total() + share.others.total()} operators and {share.share:.1%} of the "
             "multiply-adds in int8, simulated on a CPU",
             f"{done.typed.name}: {done.typed_db:.1f} dB against float on {_PROBES} images",
@@ -147,21 +110,6 @@ def quantize_trt_stage(
             *(f"tried {trial.change}: {trial.score:.1f} dB{', kept' if trial.kept else ''}" for trial in done.result.trials),
         ),
     )
-
-
-def _budget_notes(budgeted: Budgeted, points: float) -> tuple[str, ...]:
-    """What the manifest says of the loss that int8 is expected to bring."""
-    estimate = (
-        f"expected loss {budgeted.drop:.2f} points of {points:g} allowed, on {budgeted.images} calibration images (simulation)"
-    )
-    tried = tuple(
-        f"with {one.floats} more weighted operators in float: expected loss {one.drop:.2f}"
-        for one in budgeted.tried
-        if one.floats
-    )
-    if budgeted.within:
-        return (estimate, *tried)
-    return (f"{VETO}: int8 is not within the budget; tensorrt-fp16 keeps the accuracy", estimate, *tried)
 
 
 def quantize_trt(
@@ -172,7 +120,7 @@ def quantize_trt(
     plan: QuantPlan | None = None,
     settings: SearchSettings | None = None,
     budget: BudgetSettings | None = None,
-    judged: int = _JUDGED["normal"],
+    judged: int = QdqOptions().judged,
     float_kinds: frozenset[str] = frozenset(),
     progress: Callable[[str], None] = lambda _: None,
 ) -> TrtQuantized:
@@ -203,7 +151,7 @@ def quantize_trt(
         settings=settings or SearchSettings(ends_gain_db=_ENDS_GAIN_DB),
         progress=progress,
     )
-    wanted = _without(reference, result.plan, float_kinds)
+    wanted = without_kinds(reference, result.plan, float_kinds, style=QdqStyle.TENSORRT)
     progress("estimating the loss of mIoU")
     judges = list(islice(calibration, judged))
     settled = budget or BudgetSettings()
@@ -224,24 +172,6 @@ def quantize_trt(
     typed, decibel = write_half(result.graph, calibration, stage=_STAGE, reference=reference)
     _refuse(check_trt(load_model(typed), max_opset=HALF_OPSET), typed.name)
     return TrtQuantized(result, budgeted, typed, decibel, findings)
-
-
-def _without(model: onnx.ModelProto, plan: QuantPlan, kinds: frozenset[str]) -> QuantPlan:
-    """The plan with all weighted operators of these kinds in float.
-
-    Raises:
-        UsageError: a kind that is not weighted (those are float already), or not in the graph.
-    """
-    if not kinds:
-        return plan
-    present = {entry.kind for entry in plan.ops if entry.kind in WEIGHTED}
-    if kinds - present:
-        raise UsageError(
-            f"The graph has no weighted operator {', '.join(sorted(kinds - present))}.",
-            hint=f"It has {', '.join(sorted(present))}.",
-        )
-    named = {entry.op: "its kind was named to stay float" for entry in plan.ops if entry.kind in kinds}
-    return with_float(model, plan, named, style=QdqStyle.TENSORRT)
 
 
 def prepare_trt_stage(graph: Graph, work: Path) -> Outcome:

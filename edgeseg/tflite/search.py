@@ -23,6 +23,7 @@ import numpy as np
 from msgspec import structs
 
 from edgeseg.errors import ModelError
+from edgeseg.metrics.expected import CAUTION
 from edgeseg.quantize.assignment import Choice, Link, assign, cost
 from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan, TensorQuant
@@ -43,9 +44,6 @@ __all__ = ["Candidate", "SearchResult", "SearchSettings", "pareto", "search"]
 log = logging.getLogger("edgeseg.search")
 
 _SAME_TIME = 1.03
-_CAUTION = (
-    0.6  # of the budget is spent: calibration images are often training images, on which a network is surer than on others
-)
 _BETTER = 0.9  # a tighter range must bring a tensor's harm below this share
 _HARDLY_MORE = 1.25  # times the harm: what a wider range may cost
 _HARDLY_ANY = 0.25  # of the mean harm
@@ -137,7 +135,7 @@ class _Search:
     @property
     def _budget(self) -> float:
         """Points of expected loss that a mixture may have on calibration images."""
-        return _CAUTION * self._settings.budget
+        return CAUTION * self._settings.budget
 
     def run(self) -> SearchResult:
         settings = self._settings

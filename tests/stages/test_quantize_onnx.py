@@ -12,12 +12,15 @@ import pytest
 
 from edgeseg.errors import StageError, UsageError
 from edgeseg.graph import Format, Graph
+from edgeseg.metrics.expected import ExpectedDrop
 from edgeseg.onnxgraph.kernels import runtime_operators
 from edgeseg.onnxgraph.qdq import QdqStyle
 from edgeseg.onnxgraph.statistics import run_images
 from edgeseg.onnxgraph.view import GraphView, load_model
 from edgeseg.quantize.estimate import decision_snr
 from edgeseg.quantize.plan import Domain, QuantPlan
+from edgeseg.spec import ClassesSpec, InputSpec, ModelSpec
+from edgeseg.stages.qdq_options import QdqOptions
 from edgeseg.stages.quantize_onnx import SearchSettings, quantize_onnx, quantize_onnx_stage, read_plan
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "onnxgraph"))
@@ -31,6 +34,7 @@ def graph_of(model: onnx.ModelProto, folder: Path) -> Graph:
 
 
 WHOLE = SearchSettings(ends_share=0)
+SPEC = ModelSpec(input=InputSpec(shape=(1, 3, 16, 16)), classes=ClassesSpec(names=("a", "b", "c", "d")))
 
 
 def test_the_default_plan(tmp_path: Path) -> None:
@@ -50,7 +54,7 @@ def test_the_default_plan(tmp_path: Path) -> None:
 
 def test_a_plan_is_carried_out_as_it_was_written(tmp_path: Path) -> None:
     graph = graph_of(two_convs(), tmp_path)
-    first = quantize_onnx_stage(graph, images(8), None, tmp_path)
+    first = quantize_onnx_stage(graph, images(8), SPEC, tmp_path)
     written = read_plan(tmp_path / "quantization.json")
     assert any("multiply-adds in int8" in note for note in first.notes)
     edited = msgspec.structs.replace(
@@ -58,7 +62,7 @@ def test_a_plan_is_carried_out_as_it_was_written(tmp_path: Path) -> None:
     )
     (tmp_path / "edited.json").write_bytes(msgspec.json.encode(edited))
     (tmp_path / "again").mkdir()
-    second = quantize_onnx_stage(graph, images(8), None, tmp_path / "again", tmp_path / "edited.json")
+    second = quantize_onnx_stage(graph, images(8), SPEC, tmp_path / "again", QdqOptions(plan=tmp_path / "edited.json"))
     assert float(GraphView(load_model(second.graph.path)).constant("x_scale")) == 0.5
     assert read_plan(tmp_path / "again" / "quantization.json") == edited
     assert first.graph.digest != second.graph.digest
@@ -91,6 +95,54 @@ def test_an_operator_that_int8_ruins_returns_to_float(tmp_path: Path) -> None:
     assert "dB" in next(entry.why for entry in result.plan.ops if entry.op == "d")
     assert result.score_db > 25
     assert "d" not in result.plan.tensors
+
+
+def _spoilt() -> onnx.ModelProto:
+    """The middle convolution reads a tensor whose useful values are a thousandth of its range."""
+    gain = np.float32([1e3, 1, 1, 1]).reshape(1, 4, 1, 1)
+    return net(
+        "c = Conv<pads=[1,1,1,1]>(x, w1) r = Relu(c) g = Mul(r, gain) d = Conv<pads=[1,1,1,1]>(g, w2)"
+        " e = Relu(d) y = Conv(e, w3, b3)",
+        {
+            "w1": filters(4, 3),
+            "gain": gain,
+            "w2": (filters(8, 4, seed=1) / gain).astype(np.float32),
+            "w3": filters(4, 8, seed=2),
+            "b3": vector(4),
+        },
+    )
+
+
+def test_the_stage_holds_the_budget_and_says_so(tmp_path: Path) -> None:
+    graph = graph_of(_spoilt(), tmp_path)
+
+    def run(name: str, options: QdqOptions) -> tuple[QuantPlan, float, tuple[str, ...]]:
+        (tmp_path / name).mkdir()
+        outcome = quantize_onnx_stage(graph, images(20), SPEC, tmp_path / name, options)
+        held_out = images(4, seed=5)
+        estimate = ExpectedDrop()
+        for exact, found in zip(
+            run_images(_spoilt(), held_out), run_images(load_model(outcome.graph.path), held_out), strict=True
+        ):
+            estimate.update(exact, found)
+        return read_plan(tmp_path / name / "quantization.json"), estimate.drop, outcome.notes
+
+    whole, lost, notes = run("full", QdqOptions(policy="full", budget=1.0))
+    held, kept, held_notes = run("auto", QdqOptions(budget=1.0))
+    assert whole.domain_of("d") is Domain.INT8
+    assert lost > 2.0
+    assert any("VETO" in note and "onnx-fp32" in note for note in notes)
+    assert held.domain_of("d") is Domain.FLOAT
+    assert kept < 1.0
+    assert any(note.startswith("expected loss 0.") for note in held_notes)
+    assert not any("VETO" in note for note in held_notes)
+    tight, _, tight_notes = run("tight", QdqOptions(budget=0.5))
+    floats = [entry.op for entry in tight.ops if entry.kind == "Conv" and entry.domain is Domain.FLOAT]
+    assert len(floats) == 2
+    assert "in float the budget holds" in next(entry.why for entry in tight.ops if entry.op == (set(floats) - {"d"}).pop())
+    assert any("more weighted operators in float" in note for note in tight_notes)
+    with pytest.raises(UsageError, match="no weighted operator MatMul"):
+        run("named", QdqOptions(policy="float-ops=MatMul"))
 
 
 def test_an_end_of_the_network_stays_float_where_that_pays(tmp_path: Path) -> None:
