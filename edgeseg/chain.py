@@ -13,7 +13,7 @@ from edgeseg.data.calibration import CalibrationSet
 from edgeseg.graph import Format, Graph
 from edgeseg.model import Model
 from edgeseg.pipeline import Outcome, Stage
-from edgeseg.spec import IoType, ModelSpec, Target
+from edgeseg.spec import IoType, ModelSpec, Target, TuneFor
 from edgeseg.stages.check import FP16, INT8, Floor
 from edgeseg.stages.verdict import speed_notes
 from edgeseg.trt.build import BuildSettings
@@ -45,6 +45,7 @@ class ChainOptions:
     effort: str = "normal"
     budget: float = 0.3
     search_limit_s: float = 600.0
+    tune_for: TuneFor = TuneFor.HERE
     engine: BuildSettings = field(default_factory=BuildSettings)
     progress: Callable[[str], None] = lambda _: None
 
@@ -143,6 +144,7 @@ class _QuantizeTflite:
             effort=self.options.effort,
             budget=self.options.budget,
             time_limit_s=self.options.search_limit_s,
+            tune_for=self.options.tune_for,
             progress=self.options.progress,
         )
         return quantize_tflite(graph, self.options.calibration, self.options.spec, work, options)

@@ -28,14 +28,14 @@ from edgeseg.artifact import (
 from edgeseg.cache import Cache, CacheKey, code_digest, default_cache_root, tool_versions
 from edgeseg.chain import ChainOptions, build_chain, floors
 from edgeseg.data.calibration import CalibrationSet, open_calibration
-from edgeseg.errors import StageError
+from edgeseg.errors import StageError, UsageError
 from edgeseg.graph import Format, Graph, digest_file
 from edgeseg.model import Model, ModelKind, load_model
 from edgeseg.outputs import logits_layout
 from edgeseg.pipeline import Pipeline
 from edgeseg.preprocess import raw_threshold
 from edgeseg.session import Session, SessionInfo
-from edgeseg.spec import GateSpec, IoType, ModelSpec, Target
+from edgeseg.spec import GateSpec, IoType, ModelSpec, Target, TuneFor
 from edgeseg.stages.build_engine import engine_status
 from edgeseg.stages.check import AgreementCheck
 from edgeseg.stages.quantize_trt import SHIP
@@ -54,7 +54,7 @@ class CompileOptions:
 
     Attributes:
         output: the artifact's folder; by default ``build/<model>-<target>`` in the current folder.
-        io: element type of an INT8 file's input and output.
+        io: element type of an INT8 file's input and output; float32 where None, int8 for integer-only hardware.
         images: calibration images (folders or globs) in place of the spec's.
         count, seed: how many of them, and which, in place of the spec's.
         factory: ``package.module:function`` that builds the architecture of a state_dict.
@@ -68,10 +68,11 @@ class CompileOptions:
         effort: ``quick``, ``normal`` or ``max``: how much is measured.
         budget: largest loss of mIoU the search may accept, in points.
         search_limit_s: seconds the search may take.
+        tune_for: what a tflite-int8 file is made fast for: see ``TuneFor``.
     """
 
     output: Path | None = None
-    io: IoType = IoType.FLOAT32
+    io: IoType | None = None
     images: tuple[str, ...] = ()
     count: int | None = None
     seed: int | None = None
@@ -86,8 +87,33 @@ class CompileOptions:
     effort: str = "normal"
     budget: float = 0.3
     search_limit_s: float = 600.0
+    tune_for: TuneFor = TuneFor.HERE
     command: tuple[str, ...] = ()
     progress: Callable[[str], None] = field(default=lambda _: None, compare=False)
+
+    @property
+    def shown_io(self) -> IoType:
+        """The element type of the file's input and output."""
+        natural = IoType.INT8 if self.tune_for is TuneFor.INTEGER_ONLY else IoType.FLOAT32
+        return self.io or natural
+
+    def check(self, target: Target) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            UsageError: ``tune_for`` does not fit the target or the element type.
+        """
+        if self.tune_for is TuneFor.HERE:
+            return
+        if target is not Target.TFLITE_INT8:
+            raise UsageError(
+                f"--tune-for {self.tune_for} is for tflite-int8, not for {target}.",
+                hint="Leave it out, or give --target tflite-int8.",
+            )
+        if self.tune_for is TuneFor.INTEGER_ONLY and self.io is IoType.FLOAT32:
+            raise UsageError(
+                "Integer-only hardware cannot take or give float32.", hint="Give --io int8 or --io uint8, or leave it out."
+            )
 
 
 @dataclass(frozen=True)
@@ -154,6 +180,7 @@ def run_compile(model_path: Path, target: Target, spec: ModelSpec, base: Path, o
     Raises:
         EdgesegError: see ``edgeseg.errors``; whatever it is, no half-written artifact is left.
     """
+    options.check(target)
     spec = msgspec.structs.replace(spec, gate=GateSpec())  # how a file is judged is no part of the file
     destination = options.output or Path("build") / f"{model_path.stem}-{target.value}"
     check_replaceable(destination)
@@ -199,7 +226,7 @@ def _run_chain(
         model=model,
         spec=spec,
         calibration=calibration,
-        io=options.io,
+        io=options.shown_io,
         lowering=options.lowering,
         lowering_limit_s=options.lowering_limit_s,
         plan=options.plan,
@@ -207,6 +234,7 @@ def _run_chain(
         effort=options.effort,
         budget=options.budget,
         search_limit_s=options.search_limit_s,
+        tune_for=options.tune_for,
         engine=BuildSettings(timing_cache=default_cache_root() / "tensorrt"),
         progress=options.progress,
     )
@@ -292,11 +320,12 @@ def _settings(target: Target, options: CompileOptions) -> dict[str, str]:
         )  # an artifact without its engine must not come from the cache where one can be built
     if target.is_int8:
         settings |= {
-            "io": options.io.value,
+            "io": options.shown_io.value,
             "policy": options.policy,
             "effort": options.effort,
             "budget": f"{options.budget:g}",
             "search_limit_s": f"{options.search_limit_s:g}",
+            "tune_for": options.tune_for.value,
             "plan": digest_file(options.plan) if options.plan else "",
         }
     return settings

@@ -100,6 +100,16 @@ class IoType(StrEnum):
     UINT8 = "uint8"
 
 
+class TuneFor(StrEnum):
+    """What an INT8 file is made fast for: the machine at hand (measured), a processor whose operator costs are stored, or
+    hardware that has no float at all."""
+
+    HERE = "here"
+    X86_VNNI = "x86-vnni"
+    ARM_DOTPROD = "arm-dotprod"
+    INTEGER_ONLY = "integer-only"
+
+
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     pass
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from edgeseg.cli.show import json_option, print_json, print_table, size_text, status
-from edgeseg.spec import IoType, Target
+from edgeseg.spec import IoType, Target, TuneFor
 
 __all__ = ["command"]
 
@@ -26,9 +26,14 @@ __all__ = ["command"]
 @click.option(
     "--io",
     type=click.Choice([io.value for io in IoType]),
-    default=IoType.FLOAT32.value,
+    help="Element type of an INT8 file's input and output.  [default: float32; int8 for --tune-for integer-only]",
+)
+@click.option(
+    "--tune-for",
+    type=click.Choice([one.value for one in TuneFor]),
+    default=TuneFor.HERE.value,
     show_default=True,
-    help="Element type of an INT8 file's input and output.",
+    help="tflite-int8: the machine at hand, a processor by its stored operator costs, or hardware without float.",
 )
 @click.option("--budget", default="0.3pt", show_default=True, help="INT8: largest loss of mIoU the search may accept.")
 @click.option(
@@ -73,7 +78,8 @@ def command(
     images: tuple[str, ...],
     count: int | None,
     seed: int | None,
-    io: str,
+    io: str | None,
+    tune_for: str,
     budget: str,
     policy: str,
     effort: str,
@@ -106,7 +112,8 @@ def command(
             spec=spec,
             options=CompileOptions(
                 output=output,
-                io=IoType(io),
+                io=IoType(io) if io else None,
+                tune_for=TuneFor(tune_for),
                 images=images,
                 count=count,
                 seed=seed,

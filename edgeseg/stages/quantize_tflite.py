@@ -21,7 +21,7 @@ from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import Domain, QuantPlan, TensorQuant
 from edgeseg.quantize.ranges import choose
 from edgeseg.session import Float32, ModelInput
-from edgeseg.spec import IoType, ModelSpec, OutputKind
+from edgeseg.spec import IoType, ModelSpec, OutputKind, TuneFor
 from edgeseg.stages.rewrite_tflite import OperatorCosts
 from edgeseg.stages.verdict import speed_notes
 from edgeseg.tflite.cost import int8_share
@@ -30,6 +30,7 @@ from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.equalise import ChannelPeaks, channel_peaks, equalise
 from edgeseg.tflite.flatbuffer import read, write
 from edgeseg.tflite.graph import TfGraph
+from edgeseg.tflite.integer_only import integer_search
 from edgeseg.tflite.judge import Judge
 from edgeseg.tflite.passes import PASSES, apply
 from edgeseg.tflite.pixels import Normalisation, PixelInput, fold_input_normalisation
@@ -63,6 +64,7 @@ class QuantizeOptions:
     effort: str = "normal"
     budget: float = 0.3
     time_limit_s: float = 600.0
+    tune_for: TuneFor = TuneFor.HERE
     progress: Callable[[str], None] = lambda _: None
 
 
@@ -119,7 +121,7 @@ def quantize_tflite(
     """
     job = _Job(read(graph.path), calibration, spec, options, time.monotonic() + options.time_limit_s)
     prepared, plan, search_record = job.run()
-    emitted = quantize(prepared.graph, plan, io=options.io)
+    emitted = quantize(prepared.graph, plan, io=options.io, integer_only=job.integer_only)
     share = int8_share(emitted)
     if share == 0.0:
         raise StageError(
@@ -148,6 +150,10 @@ class _Job:
     options: QuantizeOptions
     deadline: float
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def integer_only(self) -> bool:
+        return self.options.tune_for is TuneFor.INTEGER_ONLY
 
     @cached_property
     def costs(self) -> OperatorCosts:
@@ -188,8 +194,16 @@ class _Job:
                 f"There is no policy '{options.policy}' or effort '{options.effort}'.",
                 hint=f"Policies: auto, full, float-ops=KIND,KIND. Efforts: {', '.join(EFFORTS)}.",
             )
+        if self.integer_only and policy == "float-ops":
+            raise UsageError(
+                f"Policy '{options.policy}' keeps operators in float, and integer-only hardware has none.",
+                hint="Leave --policy out, or --tune-for integer-only.",
+            )
         options.progress("rewrites")
-        prepared = self.balanced(self.rewritten(everything=policy == "full"))
+        prepared = self.rewritten(everything=self.integer_only or policy == "full")
+        if self.integer_only:
+            initial_plan(prepared.graph, {}, policy=Policy.INTEGER_ONLY)  # says early what has no integer kernel
+        prepared = self.balanced(prepared)
         options.progress("statistics")
         observers = self.observe(prepared, self.fitted)
         if policy != "auto":
@@ -242,10 +256,11 @@ class _Job:
             return prepared
         candidate = _Prepared(graph, prepared.pixels, (*prepared.passes, _EQUALISE))
         judge = self.judge(prepared, 4)
-        noises = [
-            judge.score(quantize(one.graph, initial_plan(one.graph, _ranges(seen) | one.fixed))).noise
-            for one, seen in ((prepared, observers), (candidate, self.observe(candidate, images)))
-        ]
+        policy = Policy.INTEGER_ONLY if self.integer_only else Policy.AUTO
+        noises = []
+        for one, seen in ((prepared, observers), (candidate, self.observe(candidate, images))):
+            plan = initial_plan(one.graph, _ranges(seen) | one.fixed, policy=policy)
+            noises.append(judge.score(quantize(one.graph, plan, integer_only=self.integer_only)).noise)
         if noises[1] > _BALANCED * noises[0]:
             return prepared
         self.notes.append(f"{count} channels equalised")
@@ -275,11 +290,11 @@ class _Job:
                 hint=f"It has {', '.join(sorted(present))}.",
             )
         self.notes.append(f"policy {self.options.policy}")
-        return initial_plan(prepared.graph, ranges, policy=Policy.FULL, float_kinds=named)
+        whole = Policy.INTEGER_ONLY if self.integer_only else Policy.FULL
+        return initial_plan(prepared.graph, ranges, policy=whole, float_kinds=named)
 
     def searched(self, prepared: _Prepared, observers: dict[str, Observer]) -> SearchResult:
         options = self.options
-        options.progress("operator times")
         image = next(iter(self.calibration))
         settings = SearchSettings(
             budget=options.budget,
@@ -291,6 +306,9 @@ class _Job:
             progress=options.progress,
         )
         judge = self.judge(prepared, _JUDGED[options.effort])
+        if self.integer_only:
+            return integer_search(prepared.graph, observers, judge, prepared.feed(image), settings)
+        options.progress("operator times")
         return search(prepared.graph, observers, judge, self.costs(prepared.graph), prepared.feed(image), settings)
 
     def judge(self, prepared: _Prepared, count: int) -> Judge:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from edgeseg.tflite.builder import OPTIONS_TYPES, GraphBuilder
 from edgeseg.tflite.graph import Array, OptionValue, TfGraph, TfOp
 
-__all__ = ["POINTWISE", "Rewriter", "channel_vector", "prune"]
+__all__ = ["POINTWISE", "Float64", "Rewriter", "channel_vector", "prune"]
 
 Float64 = npt.NDArray[np.float64]
 

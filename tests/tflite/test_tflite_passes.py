@@ -225,8 +225,9 @@ def slopes(*values: float) -> TfGraph:
 @pytest.mark.parametrize(
     ("graph", "wanted"),
     [
-        (slopes(0.1, 0.25, 0.0, 1.5), {"RELU": 1, "DEPTHWISE_CONV_2D": 1, "SUB": 1}),
-        (slopes(0.1, -0.25), {"RELU": 1, "DEPTHWISE_CONV_2D": 2, "ADD": 1}),
+        (slopes(0.1, 0.25, 0.0, 1.5), {"RELU": 1, "CONV_2D": 1, "SUB": 1}),
+        (slopes(0.1, -0.25), {"CONV_2D": 2, "ADD": 1}),
+        (slopes(1.5, -0.25), {"CONV_2D": 3, "ADD": 1}),
         (slopes(0.25), {"LEAKY_RELU": 1}),
     ],
 )
@@ -237,6 +238,36 @@ def test_prelu_from_operators_with_int8_kernels(graph: TfGraph, wanted: dict[str
     assert partitions(bytes(serialise(emitted))).outside == ()
     for image in inputs(graph, 2):
         assert snr(run(graph, [image])[0][graph.outputs[0]], run(emitted, [image])[0][graph.outputs[0]]) > 33
+
+
+@pytest.mark.parametrize(("low", "join"), [(0.0, "SUB"), (-0.02, "ADD")])
+def test_a_prelu_behind_a_batch_norm_needs_no_int8_form_of_what_it_reads(low: float, join: str) -> None:
+    """Some channels lie far below 0 and have small slopes: most of the range before the PRELU is a tail."""
+    made = builder(1, H, W, 16)
+    draw = np.random.default_rng(3)
+    shape = (1, H, W, 16)
+    gain = made.constant("gain", np.geomspace(0.02, 2.0, 16, dtype=np.float32))
+    shift = made.constant("shift", np.where(np.arange(16) % 4 == 0, -30.0, 0.0).astype(np.float32))
+    x = made.op("ADD", (made.op("MUL", ("x", gain), shape), shift), shape)
+    alpha = made.constant("alpha", draw.uniform(low, 0.02, (1, 1, 16)).astype(np.float32))
+    graph, _ = PASSES["affine_depthwise"](finish(made, made.op("PRELU", (x, alpha), shape)))
+    after = checked(graph, "prelu", 1)
+    assert kinds(after) == Counter({"DEPTHWISE_CONV_2D": 2, join: 1})
+    apart = PASSES["prelu"](finish_with_reader(graph))[0]
+    noise = [
+        snr(
+            run(one, [image])[0][one.outputs[0]],
+            run(quantize(one, plan_of(one, minmax(one, inputs(one)))), [image])[0][one.outputs[0]],
+        )
+        for one in (apart, after)
+        for image in inputs(graph, 1)
+    ]
+    assert noise[1] > noise[0] + 3
+
+
+def finish_with_reader(graph: TfGraph) -> TfGraph:
+    """The same graph in which the PRELU's input is an output too, so that nothing may be merged into it."""
+    return TfGraph(graph.tensors, graph.ops, graph.inputs, (*graph.outputs, str(graph.ops[-1].inputs[0])))
 
 
 def test_hard_swish_from_operators_with_int8_kernels() -> None:

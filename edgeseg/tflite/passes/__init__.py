@@ -27,12 +27,12 @@ __all__ = ["DEFAULT", "INTEGER_ONLY", "PASSES", "apply"]
 
 PASSES: Mapping[str, Callable[[TfGraph], tuple[TfGraph, int]]] = {
     "moves": moves.run,
-    "prelu": prelu.run,
     "hard_swish": hard_swish.run,
     "integer_forms": integer_forms.run,
     "fold_affine": fold_affine.run,
     "activations": activations.run,
     "affine_depthwise": affine_depthwise.run,
+    "prelu": prelu.run,
     "transpose_conv": transpose_conv.run,
     "average_pool": average_pool.run,
     "wide_joins": wide_joins.run,

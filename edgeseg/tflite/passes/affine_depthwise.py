@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from edgeseg.tflite.graph import TfGraph, TfOp
-from edgeseg.tflite.rewrite import POINTWISE, Rewriter, channel_vector
+from edgeseg.tflite.rewrite import POINTWISE, Float64, Rewriter, channel_vector
 
-__all__ = ["run"]
+__all__ = ["channelwise", "run"]
 
 _DENSE = 8  # channels
 
@@ -33,22 +33,29 @@ def run(graph: TfGraph) -> tuple[TfGraph, int]:
             added = _operands(edit, reader)
             if added is not None and (reader.kind == "ADD" or reader.inputs[0] == op.id):
                 shift, last = added[1] if reader.kind == "ADD" else -added[1], reader
-        bias = edit.constant(f"{last.id}_shift", shift)
-        options = {**POINTWISE, "fusedActivationFunction": last.options.get("fusedActivationFunction", 0)}
-        if gain.size <= _DENSE:
-            weights = edit.constant(f"{last.id}_gain", np.diag(gain).reshape(gain.size, 1, 1, gain.size))
-            made = edit.op("CONV_2D", (source, weights, bias), last.id, options)
-        else:
-            weights = edit.constant(f"{last.id}_gain", gain.reshape(1, 1, 1, -1))
-            made = edit.op("DEPTHWISE_CONV_2D", (source, weights, bias), last.id, {**options, "depthMultiplier": 1})
-        edit.replace(last, made)
+        fused = int(np.asarray(last.options.get("fusedActivationFunction", 0)))
+        edit.replace(last, channelwise(edit, source, gain, shift, last.id, activation=fused))
         if last is not op:
             edit.replace(op)
         edit.done()
     return edit.finish()
 
 
-def _operands(edit: Rewriter, op: TfOp) -> tuple[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]] | None:
+def channelwise(edit: Rewriter, source: str, gain: Float64, shift: Float64, output: str, *, activation: int = 0) -> TfOp:
+    """``gain * source + shift`` per channel as one 1x1 convolution that writes ``output``; place it with ``edit.replace``.
+
+    ``gain``, ``shift``: (C,). ``activation``: the schema's number of a fused activation.
+    """
+    bias = edit.constant(f"{output}_shift", shift)
+    options = {**POINTWISE, "fusedActivationFunction": activation}
+    if gain.size <= _DENSE:
+        weights = edit.constant(f"{output}_gain", np.diag(gain).reshape(gain.size, 1, 1, gain.size))
+        return edit.op("CONV_2D", (source, weights, bias), output, options)
+    weights = edit.constant(f"{output}_gain", gain.reshape(1, 1, 1, -1))
+    return edit.op("DEPTHWISE_CONV_2D", (source, weights, bias), output, {**options, "depthMultiplier": 1})
+
+
+def _operands(edit: Rewriter, op: TfOp) -> tuple[str, Float64] | None:
     """The activation and the constant of an elementwise operator."""
     shape = edit.shape(op.id)
     for source, other in ((op.inputs[0], op.inputs[1]), (op.inputs[1], op.inputs[0])):

@@ -1,0 +1,132 @@
+"""The plan for hardware without float: every operator in integers, ranges chosen by the harm that they do at the output.
+
+There are no domains to choose, so what can be chosen is the form of the graph, which estimator gives the ranges of all
+tensors, and then each tensor's own. Every step is kept only if the emitted file, run on images that ranges were not
+estimated from, is nearer to the float graph. Time is measured at the end against the float file, on this machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from edgeseg.quantize.observe import Observer
+from edgeseg.quantize.plan import QuantPlan, TensorQuant
+from edgeseg.quantize.ranges import choose
+from edgeseg.spec import IoType
+from edgeseg.tflite.emit import quantize
+from edgeseg.tflite.graph import TfGraph
+from edgeseg.tflite.harm import measure_tensor_harm
+from edgeseg.tflite.judge import Judge, latency
+from edgeseg.tflite.planning import Policy, initial_plan
+from edgeseg.tflite.runtime import Feed
+from edgeseg.tflite.search import Candidate, SearchResult, SearchSettings
+from edgeseg.tflite.widths import choose_widths
+
+__all__ = ["integer_search"]
+
+log = logging.getLogger("edgeseg.search")
+
+_RESERVE = 0.2  # of the time is kept for what makes use of the harm
+
+
+def integer_search(
+    graph: TfGraph, observers: Mapping[str, Observer], judge: Judge, image: Feed, settings: SearchSettings
+) -> SearchResult:
+    """Choose the ranges of a file in which everything runs in integers.
+
+    Args:
+        graph: float, with an integer kernel for every operator.
+        observers: statistics of every float activation.
+        judge: holds the images that candidates are scored on.
+        image: what latency is measured with, as ``graph`` takes it.
+        settings: ``boundary`` is not looked at.
+
+    Raises:
+        StageError: an operator cannot run in integers; the message names all of them.
+    """
+    tried: list[Candidate] = []
+    notes: list[str] = []
+    names = settings.effort.estimators
+
+    def run(name: str, ranges: Mapping[str, TensorQuant]) -> Candidate:
+        plan = initial_plan(graph, {**ranges, **settings.fixed}, policy=Policy.INTEGER_ONLY)
+        score = judge.score(quantize(graph, plan, integer_only=True))
+        log.info("%s: expected drop %.2f, %.1f dB", name, score.drop, score.snr_db)
+        tried.append(Candidate(name, plan, score, 0.0, frozenset(op.id for op in graph.ops)))
+        return tried[-1]
+
+    by_estimator = {name: {tensor: choose(one, estimator=name) for tensor, one in observers.items()} for name in names}
+    best, ranges, estimator = None, dict[str, TensorQuant](), ""
+    for name, given in by_estimator.items():
+        settings.progress(f"ranges by {name}")
+        candidate = run(f"ranges by {name}", given)
+        if best is None or candidate.score.noise < best.score.noise:
+            best, ranges, estimator = candidate, given, name
+        if settings.late:
+            break
+    assert best is not None
+    notes.append(f"ranges by {estimator}")
+    if best.score.drop > settings.budget / 2:
+        settings.progress("harm of each tensor")
+        better = _own_widths(graph, observers, best.plan, ranges, judge, settings)
+        if better:
+            candidate = run("ranges by each tensor's own harm", {**ranges, **better})
+            if candidate.score.noise < best.score.noise:
+                best = candidate
+                notes.append(f"{len(better)} ranges chosen by the tensor's own harm at the output")
+        if settings.late:
+            notes.append("time ran out while measuring harm")
+    return _timed(graph, image, best, tried, notes, settings)
+
+
+def _own_widths(
+    graph: TfGraph,
+    observers: Mapping[str, Observer],
+    plan: QuantPlan,
+    ranges: Mapping[str, TensorQuant],
+    judge: Judge,
+    settings: SearchSettings,
+) -> dict[str, TensorQuant]:
+    """Ranges that the plan took over from another tensor, or that a kernel prescribes, are not for the tensor to choose."""
+    free = {
+        name: quant
+        for name, quant in plan.tensors.items()
+        if name not in settings.fixed and name in ranges and quant == ranges[name]
+    }
+    reserve = settings.deadline - _RESERVE * max(0.0, settings.deadline - time.monotonic())
+    halfway = (time.monotonic() + reserve) / 2
+    count = settings.effort.harm_images
+    harm = measure_tensor_harm(graph, free, judge, count=count, stop=lambda: time.monotonic() > halfway)
+    return choose_widths(
+        graph,
+        observers,
+        ranges,
+        harm,
+        judge,
+        estimators=settings.effort.estimators,
+        count=count,
+        stop=lambda: time.monotonic() > reserve,
+    )
+
+
+def _timed(
+    graph: TfGraph, image: Feed, best: Candidate, tried: list[Candidate], notes: list[str], settings: SearchSettings
+) -> SearchResult:
+    settings.progress("latency")
+    baseline = settings.baseline or (graph, image)
+    # Float at the boundary costs one conversion each; the image is then given as the judge gives it.
+    whole = quantize(graph, best.plan, io=IoType.FLOAT32, integer_only=True)
+    float_ms, int8_ms = latency([baseline, (whole, image)], rounds=settings.effort.rounds)
+    # All candidates are the same graph with other scales.
+    final = [replace(one, predicted_us=1e3 * int8_ms, latency_ms=int8_ms if one is best else None) for one in tried]
+    chosen = final[tried.index(best)]
+    return SearchResult(
+        best=chosen,
+        within=chosen.score.drop <= settings.budget,
+        float_ms=float_ms,
+        candidates=tuple(final),
+        notes=tuple(notes),
+    )
