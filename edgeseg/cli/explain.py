@@ -57,5 +57,9 @@ def command(artifact: Path, as_json: bool) -> None:
             for one in search.front
         ],
     )
+    for line in search.costs:
+        click.echo(f"  costs of {search.tuned_for}: {line}")
+    if search.predicted_ratio is not None:
+        click.echo(f"  {search.predicted_ratio:.2f} of the float time: predicted for {search.tuned_for}, not measured there")
     for note in search.notes:
         click.echo(f"  {note}")

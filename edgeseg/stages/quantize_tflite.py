@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from edgeseg.quantize.ranges import choose
 from edgeseg.session import Float32, ModelInput
 from edgeseg.spec import IoType, ModelSpec, OutputKind, TuneFor
 from edgeseg.stages.rewrite_tflite import OperatorCosts
-from edgeseg.stages.verdict import speed_notes
+from edgeseg.stages.verdict import predicted_notes, speed_notes
 from edgeseg.tflite.cost import int8_share
 from edgeseg.tflite.effort import EFFORTS
 from edgeseg.tflite.emit import quantize
@@ -35,7 +35,7 @@ from edgeseg.tflite.judge import Judge
 from edgeseg.tflite.passes import PASSES, apply
 from edgeseg.tflite.pixels import Normalisation, PixelInput, fold_input_normalisation
 from edgeseg.tflite.planning import Policy, initial_plan
-from edgeseg.tflite.preparation import PassReport, prepare
+from edgeseg.tflite.preparation import PassReport, fastest_us, prepare
 from edgeseg.tflite.search import SearchResult, SearchSettings, pareto, search
 from edgeseg.tflite.statistics import activations, collect
 
@@ -81,7 +81,8 @@ class TriedRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Written as ``search.json``. Times are of this machine, one thread; only their ratios travel. ``front``: the mixtures that no
-    other beats in both predicted time and loss."""
+    other beats in both predicted time and loss. ``costs``: where the operator costs are from, if not measured here;
+    ``predicted_ratio``: time over float time that they predict for the processor tuned for."""
 
     budget: float
     within_budget: bool
@@ -89,6 +90,9 @@ class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
     chosen: TriedRecord
     front: tuple[TriedRecord, ...]
     notes: tuple[str, ...]
+    tuned_for: str = TuneFor.HERE.value
+    costs: tuple[str, ...] = ()
+    predicted_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ class _Job:
 
     @cached_property
     def costs(self) -> OperatorCosts:
-        return OperatorCosts.of(self.original)
+        return OperatorCosts.of(self.original, self.options.tune_for)
 
     @property
     def boundary(self) -> Domain:
@@ -210,7 +214,7 @@ class _Job:
             plan = self.ruled(prepared, observers, kinds)
             return prepared, msgspec.structs.replace(plan, passes=prepared.passes), None
         result = self.searched(prepared, observers)
-        record = _record(result, options.budget)
+        record = self.recorded(result)
         self.notes += _search_notes(record)
         return prepared, msgspec.structs.replace(result.best.plan, passes=prepared.passes), record
 
@@ -309,7 +313,24 @@ class _Job:
         if self.integer_only:
             return integer_search(prepared.graph, observers, judge, prepared.feed(image), settings)
         options.progress("operator times")
-        return search(prepared.graph, observers, judge, self.costs(prepared.graph), prepared.feed(image), settings)
+        costs = self.costs
+        result = search(prepared.graph, observers, judge, costs(prepared.graph), prepared.feed(image), settings)
+        if costs.stored is None:
+            return result
+        # What was timed here was timed on the wrong processor: among those within the budget the prediction decides.
+        finalists = [one for one in result.candidates if one.latency_ms is not None]
+        return replace(result, best=min(finalists, key=lambda one: (one.predicted_us, one.score.drop)))
+
+    def recorded(self, result: SearchResult) -> SearchRecord:
+        record, tune_for = _record(result, self.options.budget), self.options.tune_for
+        stored = None if self.integer_only else self.costs.stored
+        if stored is None:
+            return msgspec.structs.replace(record, tuned_for=tune_for.value)
+        best_float = self.costs.best_float(self.original)[0]
+        predicted = result.best.predicted_us / fastest_us(stored(best_float), best_float, Domain.FLOAT, int8=False)
+        return msgspec.structs.replace(
+            record, tuned_for=tune_for.value, costs=stored.source, predicted_ratio=round(predicted, 3)
+        )
 
     def judge(self, prepared: _Prepared, count: int) -> Judge:
         images = list(islice(self.held_back, count))
@@ -359,7 +380,12 @@ def _search_notes(record: SearchRecord) -> tuple[str, ...]:
     notes = [f"expected loss {chosen.drop:.2f} points of {record.budget:g} allowed", *record.notes]
     if not record.within_budget:
         notes.insert(0, "no mixture tried is within the budget; this is the one that does least harm")
-    if chosen.latency_ms is not None:
+    if record.predicted_ratio is not None:
+        notes += [
+            f"operator costs: stored table {record.tuned_for}",
+            *predicted_notes(record.predicted_ratio, record.tuned_for),
+        ]
+    elif chosen.latency_ms is not None:
         notes += speed_notes(chosen.latency_ms / record.float_ms, "tflite")
     return tuple(notes)
 

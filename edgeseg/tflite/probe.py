@@ -31,9 +31,9 @@ from edgeseg.tflite.builder import GraphBuilder
 from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.graph import Array, Quant, TfGraph, TfOp, TfTensor
 from edgeseg.tflite.runtime import LoadedGraph
-from edgeseg.tflite.support import delegated, supported
+from edgeseg.tflite.support import RELU_LIMITS, delegated, supported
 
-__all__ = ["CostTable", "OpCost", "measure_exposure", "probe"]
+__all__ = ["CostTable", "OpCost", "cuts_delegate", "fused_pads", "measure_exposure", "probe"]
 
 log = logging.getLogger("edgeseg.probe")
 
@@ -45,6 +45,7 @@ _ROUNDS = 15
 _FLUSH = np.zeros(12 * 2**20, np.float32)  # 48 MiB, more than the caches of one core's share hold
 _QUANT = TensorQuant(scale=(0.05,), zero_point=(0,), dtype="int8")
 _QUANT_FORM = Quant((0.05,), (0,))
+_CLIPPING = TensorQuant(scale=(6 / 255,), zero_point=(-128,), dtype="int8")  # what clips runs as a conversion to such a scale
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def probe(
     """
     book = _Book(store, threads, exposure)
     ops: dict[str, OpCost] = {}
-    pads = _fused_pads(graph)
+    pads = fused_pads(graph)
     absorbed = {pad.id for pad in pads.values()}
     for index, op in enumerate(graph.ops):
         chain = [pads[op.id], op] if op.id in pads else [op]
@@ -127,7 +128,7 @@ def measure_exposure(graph: TfGraph, *, threads: int = 1, store: Path | None = N
     low, high = sum(full.values()), sum(emptied.values())
     if not math.isfinite(high) or high <= low:
         return 0.0
-    pads = _fused_pads(graph)
+    pads = fused_pads(graph)
     dearest = sorted(graph.ops, key=lambda one: full[one.id], reverse=True)[:_RETIMED]
     alone = [_alone([pads[op.id], op] if op.id in pads else [op], graph) for op in dearest]
     whole, *again = _fastest([graph, *alone], threads)
@@ -167,7 +168,7 @@ class _Book:
         self._idle = self._measure(_identity(TfTensor("x", (1, 1, 1, 1), "float32")), "idle")
 
     def time(self, chain: list[TfOp], graph: TfGraph, domain: Domain) -> float:
-        if not all(supported(op, graph, domain) for op in chain) or any(_cuts_delegate(op, graph, domain) for op in chain):
+        if not all(supported(op, graph, domain) for op in chain) or any(cuts_delegate(op, graph, domain) for op in chain):
             return math.inf
         alone = _alone(chain, graph)
         if domain is Domain.INT8:
@@ -234,10 +235,11 @@ def _key(op: TfOp, graph: TfGraph, domain: Domain) -> str:
     operands = [shown(name) for name in (*op.inputs, *op.outputs)]
     constants = [graph.is_constant(name) if name else None for name in op.inputs]
     text = f"{op.kind} {op.version} {domain.value} {options} {operands} {constants}"
-    return f"{op.kind} {domain.value} {hashlib.sha256(text.encode()).hexdigest()[:24]}"
+    form = "converted" if domain is Domain.INT8 and op.kind in RELU_LIMITS else domain.value
+    return f"{op.kind} {form} {hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
 
-def _cuts_delegate(op: TfOp, graph: TfGraph, domain: Domain) -> bool:
+def cuts_delegate(op: TfOp, graph: TfGraph, domain: Domain) -> bool:
     """Whether the delegate takes an operator in float and not in ``domain``.
 
     Its own time would not tell what it costs there: it cuts the delegate in two, and the hand-over around it costs more than
@@ -246,7 +248,7 @@ def _cuts_delegate(op: TfOp, graph: TfGraph, domain: Domain) -> bool:
     return domain is not Domain.FLOAT and delegated(op, graph, Domain.FLOAT) and not delegated(op, graph, domain)
 
 
-def _fused_pads(graph: TfGraph) -> dict[str, TfOp]:
+def fused_pads(graph: TfGraph) -> dict[str, TfOp]:
     """For each convolution that is the only reader of a PAD: that PAD. The delegate runs the two as one, so they are timed as
     one, under the convolution's name."""
     producers, consumers = graph.producers(), graph.consumers()
@@ -276,7 +278,8 @@ def _alone(chain: list[TfOp], graph: TfGraph) -> TfGraph:
 def _in_int8(graph: TfGraph) -> TfGraph:
     plan = QuantPlan(
         target="probe",
-        tensors={name: _QUANT for name, tensor in graph.tensors.items() if tensor.data is None},
+        tensors={name: _QUANT for name, tensor in graph.tensors.items() if tensor.data is None}
+        | {op.id: _CLIPPING for op in graph.ops if op.kind in RELU_LIMITS},
         ops=tuple(OpPlan(op=op.id, kind=op.kind, domain=Domain.INT8) for op in graph.ops),
     )
     return quantize(graph, plan, io=IoType.INT8)
