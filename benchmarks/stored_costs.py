@@ -31,7 +31,7 @@ from edgeseg.cache import default_cache_root
 from edgeseg.model import load_model
 from edgeseg.quantize.assignment import assign
 from edgeseg.quantize.plan import Domain, TensorQuant
-from edgeseg.spec import ClassesSpec, InputSpec, ModelSpec, PreprocessSpec
+from edgeseg.spec import ClassesSpec, InputSpec, ModelSpec, OutputKind, OutputSpec, PreprocessSpec
 from edgeseg.spec_file import load_spec
 from edgeseg.stages.export_onnx import export_onnx
 from edgeseg.stages.lower_tflite import lower_tflite
@@ -100,10 +100,13 @@ def main() -> None:
     folder = asked.graphs or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     store = default_cache_root() / "probe"
-    graphs = {name: graph for name, graph in lowered(folder, asked.suite) if asked.only in name}
+    graphs: dict[str, TfGraph] = {}
     samples: list[Sample] = []
     tables: dict[str, tuple[TfGraph, CostTable]] = {}
-    for name, graph in graphs.items():
+    for name, graph in lowered(folder, asked.suite):
+        if asked.only not in name:
+            continue
+        graphs[name] = graph
         rewritten = apply(graph, tuple(PASSES))[0]
         for form in (graph, rewritten):
             table = probe(form, exposure=asked.exposure, store=store)
@@ -148,7 +151,10 @@ def lowered(folder: Path, suite: Path) -> Iterator[tuple[str, TfGraph]]:
         if not path.is_file():
             torch.export.save(torch.export.export(net.module, (torch.zeros(net.shape),)), path)
         names = tuple(f"class {index}" for index in range(max(net.classes, 2)))
-        spec = ModelSpec(input=InputSpec(shape=net.shape), preprocess=PreprocessSpec(), classes=ClassesSpec(names=names))
+        output = OutputSpec(kind=OutputKind.LOGITS if net.classes > 1 else OutputKind.SIGMOID, stride=net.stride)
+        spec = ModelSpec(
+            input=InputSpec(shape=net.shape), preprocess=PreprocessSpec(), output=output, classes=ClassesSpec(names=names)
+        )
         yield name, made(folder, name, path, spec)
 
 

@@ -134,6 +134,9 @@ class ChannelTies:
                 others = [name for name in op.inputs if name is not None and name not in self._start]
                 if any(shape(name)[-1] != last for name in data) or len(others) > 1:
                     return False
+            case "MAXIMUM" | "MINIMUM":
+                if len(data) != len(op.inputs):
+                    return False
             case "CONCATENATION":
                 if cast(int, op.options.get("axis", 0)) % rank == rank - 1:
                     if len(data) != len(op.inputs):

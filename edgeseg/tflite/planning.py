@@ -117,6 +117,8 @@ def align_scales(graph: TfGraph, ranges: Mapping[str, TensorQuant], ops: Collect
     - The output of an integer operator that copies values of one input has the input's scale.
     - An input of an integer concatenation (maximum, minimum) whose range is at least half as wide as the output's has
       the output's scale; narrower ones, and ones that the output's range would clip, keep their own and are requantized.
+    - An input that a maximum or minimum alone reads has the output's scale whatever its range: what that clips, the other
+      input decides, or the output's range would have clipped.
     """
     integer = {entry.op for entry in ops if entry.domain is not Domain.FLOAT}
     groups = _Groups(ranges)
@@ -137,10 +139,13 @@ def align_scales(graph: TfGraph, ranges: Mapping[str, TensorQuant], ops: Collect
                 groups.join(sources[0], name)
         else:
             joins.append(op)
+    consumers = graph.consumers()
     for op in reversed(joins):
         for i in RULES[op.kind].operands(op):
-            if not graph.is_constant(str(op.inputs[i])):
-                groups.widen(str(op.inputs[i]), op.id)
+            name = str(op.inputs[i])
+            if not graph.is_constant(name):
+                alone = consumers[name] == [op] and name not in (*graph.inputs, *graph.outputs)
+                groups.widen(name, op.id, clip=alone and op.kind in {"MAXIMUM", "MINIMUM"})
     return groups.result()
 
 
@@ -171,8 +176,8 @@ class _Groups:
         if source in self._of:
             self._of[name] = self._of[source]
 
-    def widen(self, name: str, output: str) -> None:
-        """Give a join's input the output's scale, where its own range is wide enough."""
+    def widen(self, name: str, output: str, *, clip: bool = False) -> None:
+        """Give a join's input the output's scale, where its own range is wide enough, or with ``clip`` always."""
         if name not in self._of or output not in self._of:
             return
         group, target = self._of[name], self._of[output].given
@@ -180,7 +185,8 @@ class _Groups:
             return
         (low, high), (target_low, target_high) = _ends(group.own), _ends(target)
         covered = min(high, target_high) - max(low, target_low)
-        if high - low >= _WORTH_SHARING * (target_high - target_low) and covered >= _COVERED * (high - low):
+        wide = high - low >= _WORTH_SHARING * (target_high - target_low) and covered >= _COVERED * (high - low)
+        if clip or wide:
             group.given = target
 
     def result(self) -> dict[str, TensorQuant]:

@@ -1,9 +1,12 @@
-"""PRELU from operators that have int8 kernels in the delegate: ``relu(y) - relu(-a y)`` for slopes of 0 or more.
+"""PRELU from operators that have int8 kernels: ``max(y, a y)`` for slopes up to 1.
 
-Both terms are depthwise 1x1 convolutions with a fused RELU. Where ``y`` is itself a scale and shift per channel of ``x`` (a
-batch norm that nothing could take), the two are computed from ``x``: its scale and shift go into their weights and biases,
-``y`` is never held in int8, and the tail of negative values that only the slope reads costs no precision. Slopes of one
-value become LEAKY_RELU. A float PRELU between QUANTIZE and DEQUANTIZE is cheaper on x86; this is for hardware without float.
+Both terms are depthwise 1x1 convolutions, and both have the scale of the maximum: below its range the other decides, so
+the tail of negative values that only the slope reads costs no precision, and no value is rounded twice. Where ``y`` is itself
+a scale and shift per channel of ``x`` (a batch norm that nothing could take), the two are computed from ``x``, and ``y`` is
+never held at all. The delegate has no int8 MAXIMUM, but the reference kernel and the cut together take a quarter of the
+time of a subtraction. Larger slopes: ``relu(y) - a relu(-y)``. Slopes of one value become LEAKY_RELU.
+
+On x86 a float PRELU between QUANTIZE and DEQUANTIZE costs about the same; this is for hardware without float.
 """
 
 from __future__ import annotations
@@ -51,23 +54,21 @@ def run(graph: TfGraph) -> tuple[TfGraph, int]:
 
 def _parts(edit: Rewriter, op: TfOp, y: _Affine, slopes: Float64) -> list[TfOp]:
     """The operators that compute the PRELU of ``y``."""
-    first, second = (edit.tensor(f"{op.id}_{name}", edit.shape(op.id)) for name in ("positive", "negative"))
-    if (slopes >= 0).all():
+    first, second = (edit.tensor(f"{op.id}_{name}", edit.shape(op.id)) for name in ("straight", "bent"))
+    nothing = np.zeros_like(slopes)
+    if (slopes <= 1).all():
+        bent = channelwise(edit, y.source, slopes * y.gain, slopes * y.shift, second)
         if y.maker is None:
-            positive = edit.op("RELU", (y.source,), first)
-        else:
-            positive = channelwise(edit, y.source, y.gain, y.shift, first, activation=_RELU)
+            return [bent, edit.op("MAXIMUM", (y.source, second), op.id)]
+        straight = channelwise(edit, y.source, y.gain, y.shift, first)
+        return [straight, bent, edit.op("MAXIMUM", (first, second), op.id)]
+    positive = channelwise(edit, y.source, y.gain, y.shift, first, activation=_RELU)
+    if (slopes >= 0).all():
         negative = channelwise(edit, y.source, -slopes * y.gain, -slopes * y.shift, second, activation=_RELU)
         return [positive, negative, edit.op("SUB", (first, second), op.id)]
-    if (slopes <= 1).all():
-        rest = 1.0 - slopes
-        positive = channelwise(edit, y.source, rest * y.gain, rest * y.shift, first, activation=_RELU)
-        linear = channelwise(edit, y.source, slopes * y.gain, slopes * y.shift, second)
-        return [positive, linear, edit.op("ADD", (first, second), op.id)]
     flipped = edit.tensor(f"{op.id}_flipped", edit.shape(op.id))
-    nothing = np.zeros_like(slopes)
     return [
-        channelwise(edit, y.source, y.gain, y.shift, first, activation=_RELU),
+        positive,
         channelwise(edit, y.source, -y.gain, -y.shift, flipped, activation=_RELU),
         channelwise(edit, flipped, -slopes, nothing, second),
         edit.op("ADD", (first, second), op.id),
