@@ -3,7 +3,7 @@
     EDGESEG_DATA=... python benchmarks/stored_costs.py --write edgeseg/tflite/costs/x86-vnni.json --out FILE.json
 
 Every operator of the trained models and of the zoo, as lowered and after all rewrites, is probed in float and in int8. A class
-of operators gets ``base + mac * multiply-adds + byte * bytes`` by non-negative least squares on relative errors. For each net
+of operators gets ``base + mac * multiply-adds + byte * bytes`` by least squares of relative errors. For each net
 the table is then fitted on the other nets alone, and its costs are compared with those probed on that net: rank
 correlation over operators, error of the sum, and the measured time of the mixture that is fastest by it over that of the
 mixture that is fastest by probing (interleaved).
@@ -22,8 +22,9 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
-from scipy.optimize import nnls
+from scipy.optimize import least_squares
 from scipy.stats import spearmanr
 
 from edgeseg.bench.machine import machine_facts
@@ -49,7 +50,8 @@ from edgeseg.tflite.stored_costs import ClassCost, StoredCosts, cost_class, feat
 
 HERE = Path(__file__).parent
 _FEW = 4  # a class needs this many operators for a line of its own
-_TAILS = ("base", "mac", "byte")
+_FLOOR_US = 3.0  # shorter times are mostly error
+Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,9 @@ def lowered(folder: Path, suite: Path) -> Iterator[tuple[str, TfGraph]]:
     sys.modules[found.name] = zoo
     found.loader.exec_module(zoo)
     for name in zoo.names():
+        if (folder / f"{name}.tflite").is_file():
+            yield name, read(folder / f"{name}.tflite")
+            continue
         net = zoo.load(name)
         path = folder / f"{name}.pt2"
         if not path.is_file():
@@ -208,16 +213,22 @@ def fitted(samples: list[Sample], exposure: float, nets: list[str]) -> StoredCos
 
 
 def line(samples: list[Sample]) -> ClassCost:
-    """Non-negative least squares of relative errors; twice, the second time without what is off by more than three times."""
-    kept = samples
-    solution = np.zeros(3)
-    for _ in range(2):
-        times = np.asarray([max(one.us, 1.0) for one in kept])
-        rows = np.asarray([(1.0, one.macs / 1e3, one.bytes / 1e3) for one in kept]) / times[:, None]
-        solution, _ = nnls(rows, np.ones(len(kept)))
-        cost = ClassCost(*map(float, solution))
-        near = [one for one in kept if 1 / 3 < cost.us(one.macs, one.bytes) / max(one.us, 1.0) < 3]
-        kept = near if len(near) >= _FEW else kept
+    """Non-negative coefficients with the least relative errors: of the logarithms, large operators counting more, outliers less."""
+    times = np.asarray([max(one.us, _FLOOR_US) for one in samples])
+    rows = np.asarray([(1.0, one.macs / 1e3, one.bytes / 1e3) for one in samples])
+    weights = times**0.25
+
+    def off(logs: Float64) -> Float64:
+        residual: Float64 = weights * np.log((rows @ np.exp(logs)) / times)
+        return residual
+
+    # Logarithms of the coefficients keep them positive; the start shares the time out evenly.
+    means = rows.mean(axis=0)
+    start = np.log(np.where(means > 0, times.mean() / 3 / np.maximum(means, 1e-9), 1e-12))
+    found = least_squares(off, start, loss="soft_l1", f_scale=0.5)
+    solution = np.exp(found.x) * (means > 0)
+    # What contributes less than a thousandth anywhere is nothing.
+    solution[(rows * solution / (rows @ solution)[:, None]).max(axis=0) < 1e-3] = 0.0
     return ClassCost(*(float(f"{value:.4g}") for value in solution))
 
 

@@ -16,9 +16,10 @@ from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import QuantPlan, TensorQuant
 from edgeseg.quantize.ranges import choose
 from edgeseg.spec import IoType
+from edgeseg.tflite.downstream import Downstream
 from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.graph import TfGraph
-from edgeseg.tflite.harm import measure_tensor_harm
+from edgeseg.tflite.harm import HarmMeter
 from edgeseg.tflite.judge import Judge, latency
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.runtime import Feed
@@ -29,7 +30,7 @@ __all__ = ["integer_search"]
 
 log = logging.getLogger("edgeseg.search")
 
-_RESERVE = 0.2  # of the time is kept for what makes use of the harm
+_RESERVE = 0.1  # of the time is kept for what makes use of the harm
 
 
 def integer_search(
@@ -91,23 +92,19 @@ def _own_widths(
     settings: SearchSettings,
 ) -> dict[str, TensorQuant]:
     """Ranges that the plan took over from another tensor, or that a kernel prescribes, are not for the tensor to choose."""
-    free = {
-        name: quant
-        for name, quant in plan.tensors.items()
-        if name not in settings.fixed and name in ranges and quant == ranges[name]
-    }
+    free = [
+        name for name, quant in plan.tensors.items() if name not in settings.fixed and name in ranges and quant == ranges[name]
+    ]
+    meter = HarmMeter(Downstream(graph, judge.images(settings.effort.harm_images)))
+    following = meter.followers(plan.tensors)
+    names = [name for name in free if name not in following]
     reserve = settings.deadline - _RESERVE * max(0.0, settings.deadline - time.monotonic())
-    halfway = (time.monotonic() + reserve) / 2
-    count = settings.effort.harm_images
-    harm = measure_tensor_harm(graph, free, judge, count=count, stop=lambda: time.monotonic() > halfway)
     return choose_widths(
-        graph,
         observers,
         ranges,
-        harm,
-        judge,
+        names,
+        meter,
         estimators=settings.effort.estimators,
-        count=count,
         stop=lambda: time.monotonic() > reserve,
     )
 

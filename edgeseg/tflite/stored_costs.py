@@ -1,9 +1,9 @@
 """Stored operator costs of processors other than the machine at hand.
 
 A table holds, for each class of operators and each domain, microseconds as ``base + mac * multiply-adds + byte * bytes``:
-multiply-adds of the runtime's padded loops (``padded_macs``), bytes of all activations and weights that the operator reads
-and writes in that domain. A class is an operator kind, for convolutions with the kind of kernel. What the runtime's delegate
-does not take in int8 is not for a table to say: ``edgeseg.tflite.probe.cuts_delegate`` does.
+multiply-adds with the output channels filled up to whole vectors, bytes of all activations and weights that the operator
+reads and writes in that domain. A class is an operator kind with what its kernel distinguishes (``cost_class``). What the
+delegate does not take in int8 is not for a table to say: ``edgeseg.tflite.probe.cuts_delegate`` does.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = ["ClassCost", "StoredCosts", "cost_class", "features", "stored_costs"]
 
 _ANY = "any"
 _LANES = 16  # output channels that one vector of accumulators holds: 16 with AVX-512, 4 registers of 4 with NEON
+_ARITHMETIC = frozenset({"ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE"})
 _SIZES = {Domain.FLOAT: 4, Domain.INT8: 1}
 
 
@@ -90,14 +91,18 @@ class StoredCosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 def cost_class(op: TfOp, graph: TfGraph) -> str:
-    """The class of operators that ``op`` is of: its kind; for convolutions also what their kernel is like.
+    """The class of operators that ``op`` is of: its kind, for convolutions with what their kernel is like, for arithmetic with
+    whether one operand is spread over the other.
 
-    >>> cost_class(TfOp("ADD", ("a", "b"), ("c",)), TfGraph({}, [], (), ()))
-    'ADD'
+    >>> cost_class(TfOp("TANH", ("a",), ("b",)), TfGraph({}, [], (), ()))
+    'TANH'
     """
     if op.kind in {"CONV_2D", "DEPTHWISE_CONV_2D"}:
         window = graph.tensors[str(op.inputs[1])].shape[1:3]
         return f"{op.kind} {'1x1' if window == (1, 1) else 'window'}"
+    if op.kind in _ARITHMETIC:
+        shapes = {graph.tensors[name].shape for name in op.inputs if name is not None}
+        return f"{op.kind} {'alike' if len(shapes) == 1 else 'spread'}"
     return op.kind
 
 

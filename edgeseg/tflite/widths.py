@@ -14,9 +14,7 @@ import numpy as np
 from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import TensorQuant
 from edgeseg.quantize.ranges import choose
-from edgeseg.tflite.graph import TfGraph
-from edgeseg.tflite.harm import with_int8_tensor
-from edgeseg.tflite.judge import Judge
+from edgeseg.tflite.harm import HarmMeter
 
 __all__ = ["choose_widths"]
 
@@ -26,43 +24,46 @@ _HARDLY_ANY = 0.25  # of the mean harm
 
 
 def choose_widths(
-    graph: TfGraph,
     observers: Mapping[str, Observer],
     ranges: Mapping[str, TensorQuant],
-    harm: Mapping[str, float],
-    judge: Judge,
+    names: Collection[str],
+    meter: HarmMeter,
     *,
     estimators: Collection[str],
-    count: int,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, TensorQuant]:
-    """The tensors of ``harm`` whose range changes, with the new one; the greatest harm first, until ``stop`` says so.
+    """The tensors of ``names`` whose range changes, with the new one. Once ``stop`` says so no more are measured.
 
     Args:
-        graph: float.
-        observers: statistics of every tensor of ``harm``.
+        observers: statistics of every tensor of ``names``.
         ranges: what they have now.
-        harm: of each of them as it is (``edgeseg.tflite.harm.measure_tensor_harm``); 0 leaves a tensor alone.
-        judge: measures.
+        meter: measures.
         estimators: to choose among.
-        count: images per measurement.
     """
-    mean, changed = float(np.mean(list(harm.values()))) if harm else 0.0, dict[str, TensorQuant]()
-    for name in sorted(harm, key=lambda one: harm[one], reverse=True):
+    widths: dict[str, list[TensorQuant]] = {}
+    harm: dict[str, list[float]] = {}
+    for name in names:
         if stop():
             break
-        if harm[name] == 0.0:
-            continue
-        start = least = harm[name]
-        for quant in _by_width(observers[name], estimators, ranges[name]):
-            wider = quant.scale[0] > ranges[name].scale[0]
-            noise = judge.score(with_int8_tensor(graph, [name], quant), count=count).noise
-            if wider and noise <= max(_HARDLY_MORE * start, _HARDLY_ANY * mean):
-                changed[name] = quant
-                break
-            if not wider and noise < _BETTER * least:
-                least, changed[name] = noise, quant
-    return changed
+        widths[name] = _by_width(observers[name], estimators, ranges[name])
+        harm[name] = meter.measure(name, [ranges[name], *widths[name]])
+    mean = float(np.mean([noises[0] for noises in harm.values()])) if harm else 0.0
+    chosen = {
+        name: _chosen(ranges[name], widths[name], noises[0], noises[1:], mean) for name, noises in harm.items() if noises[0] > 0
+    }
+    return {name: quant for name, quant in chosen.items() if quant != ranges[name]}
+
+
+def _chosen(current: TensorQuant, widths: list[TensorQuant], start: float, noises: list[float], mean: float) -> TensorQuant:
+    """``widths`` are the alternatives, the widest first, ``noises`` what they do; ``start`` is what ``current`` does."""
+    best, least = current, start
+    for quant, noise in zip(widths, noises, strict=True):
+        wider = quant.scale[0] > current.scale[0]
+        if wider and noise <= max(_HARDLY_MORE * start, _HARDLY_ANY * mean):
+            return quant
+        if not wider and noise < _BETTER * least:
+            best, least = quant, noise
+    return best
 
 
 def _by_width(observer: Observer, estimators: Collection[str], current: TensorQuant) -> list[TensorQuant]:
