@@ -24,7 +24,8 @@ import msgspec
 import psutil
 
 from edgeseg.errors import ArtifactError, OutputError
-from edgeseg.graph import digest_file
+from edgeseg.graph import Format, Graph, digest_file
+from edgeseg.head import HeadRecord
 from edgeseg.session import TensorInfo
 from edgeseg.spec import ModelSpec
 
@@ -132,6 +133,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
     """``files`` lists everything in the folder but the manifest; the first is the one to ship.
 
     ``pixels``: the file takes raw pixels (0..255) and normalises inside; otherwise it takes normalised values.
+    ``head``: what it gives in place of the model's logits.
     """
 
     schema: int = MANIFEST_SCHEMA
@@ -151,6 +153,11 @@ class Manifest(_Record, frozen=True, kw_only=True):
     int8: Int8Record | None = None
     status: str = ""
     settings: dict[str, str] = {}
+    head: HeadRecord | None = None
+
+    def graph(self, path: Path) -> Graph:
+        """The file to ship, at ``path``, as something that can be opened."""
+        return Graph(path, Format(path.suffix[1:]), self.files[0].digest, self.pixels, self.head)
 
 
 @dataclass(frozen=True)

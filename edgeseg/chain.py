@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from edgeseg.bench.interleave import interleaved_medians
 from edgeseg.data.calibration import CalibrationSet
 from edgeseg.graph import Format, Graph
 from edgeseg.model import Model
 from edgeseg.pipeline import Outcome, Stage
-from edgeseg.spec import IoType, ModelSpec, Target, TuneFor
-from edgeseg.stages.check import FP16, INT8, Floor
+from edgeseg.spec import Head, IoType, ModelSpec, Target, TuneFor
+from edgeseg.stages.check import DECISIONS, FP16, INT8, Floor
 from edgeseg.stages.verdict import speed_notes
 from edgeseg.trt.build import BuildSettings
 
@@ -46,6 +49,7 @@ class ChainOptions:
     budget: float = 0.3
     search_limit_s: float = 600.0
     tune_for: TuneFor = TuneFor.HERE
+    head: Head = Head.LOGITS
     engine: BuildSettings = field(default_factory=BuildSettings)
     progress: Callable[[str], None] = lambda _: None
 
@@ -245,6 +249,47 @@ class _BuildEngine:
         return build_engine_stage(graph, Precision(self.options.target.value.partition("-")[2]), work, self.options.engine)
 
 
+@dataclass(frozen=True)
+class _Head:
+    options: ChainOptions
+    form: Format
+    name: str = "head"
+
+    @property
+    def takes(self) -> Format | None:
+        return self.form
+
+    @property
+    def gives(self) -> Format:
+        return self.form
+
+    def run(self, graph: Graph | None, work: Path) -> Outcome:
+        from edgeseg.stages.head import change_head
+
+        assert graph is not None
+        outcome = change_head(graph, work, self.options.head, self.options.spec)
+        return replace(outcome, notes=(*outcome.notes, *self._saved(graph, outcome.graph)))
+
+    def _saved(self, before: Graph, after: Graph) -> tuple[str, str]:
+        """What the other head saves: bytes of the output, and time, measured in turn with one thread."""
+        from edgeseg.targets.onnx import open_onnx
+        from edgeseg.targets.tflite import open_tflite
+
+        opener = open_tflite if before.format is Format.TFLITE else open_onnx
+        labels = self.options.head is Head.LABELS
+        image = next(iter(self.options.calibration))
+        with (
+            opener(before.path, pixels=before.pixels) as full,
+            opener(after.path, pixels=after.pixels, labels=labels) as short,
+        ):
+            times = interleaved_medians([full, short], image, rounds=15, warmup=2)
+            sizes = [prod(one.shape) * np.dtype(one.dtype).itemsize for one in (full.info.outputs[0], short.info.outputs[0])]
+        return (
+            f"output of {sizes[1] / 1e6:.2f} MB in place of {sizes[0] / 1e6:.2f} MB an image",
+            f"{times[1] / times[0]:.2f} of the time with all logits, one thread",
+        )
+
+
 def build_chain(options: ChainOptions) -> list[Stage]:
     """The stages for ``options.target``, in order."""
     stages: list[Stage] = [_Export(options), _Simplify(options)]
@@ -265,9 +310,11 @@ def build_chain(options: ChainOptions) -> list[Stage]:
             stages += [_PrepareTrt(options), _HalfTrt(options), _BuildEngine(options)]
         case Target.TENSORRT_INT8:
             stages += [_QuantizeTrt(options), _BuildEngine(options)]
+    if options.head is not Head.LOGITS:
+        stages.append(_Head(options, stages[-1].gives))
     return stages
 
 
 def floors() -> dict[str, Floor]:
     """The least agreement by stage name; stages not named here must be exact."""
-    return {"half": FP16, "quantize": INT8, "build": INT8}
+    return {"half": FP16, "quantize": INT8, "build": INT8, "head": DECISIONS}

@@ -30,12 +30,13 @@ from edgeseg.chain import ChainOptions, build_chain, floors
 from edgeseg.data.calibration import CalibrationSet, open_calibration
 from edgeseg.errors import StageError, UsageError
 from edgeseg.graph import Format, Graph, digest_file
+from edgeseg.head import HeadSession
 from edgeseg.model import Model, ModelKind, load_model
 from edgeseg.outputs import logits_layout
 from edgeseg.pipeline import Pipeline
 from edgeseg.preprocess import raw_threshold
 from edgeseg.session import Session, SessionInfo
-from edgeseg.spec import GateSpec, IoType, ModelSpec, Target, TuneFor
+from edgeseg.spec import GateSpec, Head, IoType, ModelSpec, Target, TuneFor
 from edgeseg.stages.build_engine import engine_status
 from edgeseg.stages.check import AgreementCheck
 from edgeseg.stages.quantize_trt import SHIP
@@ -69,6 +70,7 @@ class CompileOptions:
         budget: largest loss of mIoU the search may accept, in points.
         search_limit_s: seconds the search may take.
         tune_for: what a tflite-int8 file is made fast for: see ``TuneFor``.
+        head: what the file gives: see ``Head``.
     """
 
     output: Path | None = None
@@ -88,6 +90,7 @@ class CompileOptions:
     budget: float = 0.3
     search_limit_s: float = 600.0
     tune_for: TuneFor = TuneFor.HERE
+    head: Head = Head.LOGITS
     command: tuple[str, ...] = ()
     progress: Callable[[str], None] = field(default=lambda _: None, compare=False)
 
@@ -101,8 +104,10 @@ class CompileOptions:
         """Refuse what contradicts itself.
 
         Raises:
-            UsageError: ``tune_for`` does not fit the target or the element type.
+            UsageError: ``tune_for`` does not fit the target or the element type, or ``head`` the target.
         """
+        if self.head is not Head.LOGITS and target.runtime == "tensorrt":
+            raise UsageError(f"{target} gives logits only.", hint=f"Leave --output {self.head} out, or choose another target.")
         if self.tune_for is TuneFor.HERE:
             return
         if target is not Target.TFLITE_INT8:
@@ -126,17 +131,24 @@ class CompileResult:
 
 def open_graph(graph: Graph, *, threads: int = 1) -> Session:
     """A Session over a graph on disk."""
+    labels = graph.head is not None and graph.head.form is Head.LABELS
+    if graph.head is not None:
+        return HeadSession(_open(graph, threads, labels), graph.head)
+    return _open(graph, threads, labels)
+
+
+def _open(graph: Graph, threads: int, labels: bool) -> Session:
     if graph.format is Format.ONNX:
         from edgeseg.targets.onnx import open_onnx
 
-        return open_onnx(graph.path, threads=threads, pixels=graph.pixels)
+        return open_onnx(graph.path, threads=threads, pixels=graph.pixels, labels=labels)
     if graph.format is Format.ENGINE:
         from edgeseg.targets.tensorrt import open_tensorrt
 
         return open_tensorrt(graph.path, pixels=graph.pixels)
     from edgeseg.targets.tflite import open_tflite
 
-    return open_tflite(graph.path, threads=threads, pixels=graph.pixels)
+    return open_tflite(graph.path, threads=threads, pixels=graph.pixels, labels=labels)
 
 
 def open_foreign(
@@ -235,6 +247,7 @@ def _run_chain(
         budget=options.budget,
         search_limit_s=options.search_limit_s,
         tune_for=options.tune_for,
+        head=options.head,
         engine=BuildSettings(timing_cache=default_cache_root() / "tensorrt"),
         progress=options.progress,
     )
@@ -298,6 +311,7 @@ def _manifest(
         status=engine_status(pipeline.records),
         int8=_int8_record(graph) if target.is_int8 else None,
         settings=_settings(target, options),
+        head=graph.head,
     )
 
 
@@ -311,7 +325,7 @@ def _int8_record(graph: Graph) -> Int8Record:
 
 def _settings(target: Target, options: CompileOptions) -> dict[str, str]:
     """The options that can change the file, as text; options that a target does not look at are left out."""
-    settings = {"target": target.value, "output_name": options.output_name or ""}
+    settings = {"target": target.value, "output_name": options.output_name or "", "head": options.head.value}
     if target.runtime == "tflite":
         settings["lowering"] = options.lowering
     if target.runtime == "tensorrt":

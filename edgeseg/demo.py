@@ -15,7 +15,6 @@ from edgeseg.compiling import CompileOptions, open_graph, run_compile
 from edgeseg.data.embedded import embedded_root
 from edgeseg.data.pairs import open_evaluation
 from edgeseg.evaluation import EvaluationResult
-from edgeseg.graph import Format, Graph
 from edgeseg.preprocess import decide, load_image, restore
 from edgeseg.report.overlay import Panel, class_colors, colorize, difference, write_strip
 from edgeseg.session import Session, infer
@@ -111,8 +110,7 @@ def _row(artifact: Artifact, score: EvaluationResult, time_ms: float, float_ms: 
 
 
 def _open(artifact: Artifact) -> Session:
-    form = Format(artifact.model_path.suffix[1:])
-    return open_graph(Graph(artifact.model_path, form, artifact.manifest.files[0].digest, artifact.manifest.pixels))
+    return open_graph(artifact.manifest.graph(artifact.model_path))
 
 
 def _times(artifacts: list[Artifact], root: Path) -> list[float]:

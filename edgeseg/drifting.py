@@ -285,8 +285,7 @@ def _rebuild(artifact: Artifact, model_path: Path, work: Path, options: DriftOpt
     for index, stage in enumerate(stages[:-1]):
         options.progress(f"rebuild: {stage.name}", index, len(stages) - 1)
         chain.append((stage.name, stage.run(chain[-1][1] if chain else None, work).graph))
-    form = Format(artifact.model_path.suffix[1:])
-    chain.append((stages[-1].name, Graph(artifact.model_path, form, manifest.files[0].digest, manifest.pixels)))
+    chain.append((stages[-1].name, manifest.graph(artifact.model_path)))
     return chain
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from edgeseg.head import HeadRecord
+
 __all__ = ["Format", "Graph", "digest_file"]
 
 
@@ -27,13 +29,15 @@ class Graph:
     """An immutable file with its format. The batch is 1 and shapes are static.
 
     ``pixels`` is True where the file takes raw pixels (normalisation folded in) and False where it takes normalised values.
+    ``head``: what the file gives, where that is not the model's logits.
     """
 
     path: Path
     format: Format
     digest: str
     pixels: bool = False
+    head: HeadRecord | None = None
 
     @classmethod
-    def of(cls, path: Path, format: Format, *, pixels: bool = False) -> Graph:
-        return cls(path=path, format=format, digest=digest_file(path), pixels=pixels)
+    def of(cls, path: Path, format: Format, *, pixels: bool = False, head: HeadRecord | None = None) -> Graph:
+        return cls(path=path, format=format, digest=digest_file(path), pixels=pixels, head=head)

@@ -16,6 +16,7 @@ __all__ = [
     "ColorOrder",
     "EvaluationSpec",
     "GateSpec",
+    "Head",
     "InputSpec",
     "Interpolation",
     "IoType",
@@ -98,6 +99,14 @@ class IoType(StrEnum):
     FLOAT32 = "float32"
     INT8 = "int8"
     UINT8 = "uint8"
+
+
+class Head(StrEnum):
+    """What the file gives. LOGITS: as the model has them. SMALL_LOGITS: without the final resizes. LABELS: uint8 class indices."""
+
+    LOGITS = "logits"
+    SMALL_LOGITS = "small-logits"
+    LABELS = "labels"
 
 
 class TuneFor(StrEnum):

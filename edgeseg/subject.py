@@ -88,8 +88,7 @@ def open_subject(path: Path, spec: ModelSpec | Path | None = None, options: Load
 def _artifact_subject(artifact: Artifact, spec: ModelSpec | Path | None) -> Subject:
     manifest = artifact.manifest
     found, base = (manifest.spec, Path(manifest.source.base)) if spec is None else resolve_spec(artifact.path, spec)
-    form = Format(artifact.model_path.suffix[1:])
-    graph = Graph(artifact.model_path, form, manifest.files[0].digest, manifest.pixels)
+    graph = manifest.graph(artifact.model_path)
     return Subject(
         # Without its engine a TensorRT artifact is run by ONNX Runtime: the same integers, other kernels.
         f"{manifest.name}-{manifest.target}{' (simulation)' if manifest.status else ''}",

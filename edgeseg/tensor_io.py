@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,7 +11,7 @@ from edgeseg.errors import ModelError
 from edgeseg.session import Float32, ModelInput, TensorInfo
 from edgeseg.spec import Layout
 
-__all__ = ["dequantize", "input_array", "logits_array", "quantize"]
+__all__ = ["as_labels", "dequantize", "input_array", "logits_array", "quantize"]
 
 _INTEGERS = ("int8", "uint8", "int16")
 
@@ -58,6 +60,15 @@ def input_array(x: ModelInput, tensor: TensorInfo, *, pixels: bool, layout: Layo
     if tensor.dtype in _INTEGERS:
         return np.ascontiguousarray(quantize(values, tensor))
     return np.ascontiguousarray(values, dtype=tensor.dtype)
+
+
+def as_labels(tensor: TensorInfo) -> TensorInfo:
+    """An output of class indices: integers that stand for themselves.
+
+    >>> as_labels(TensorInfo("y", "uint8", (1, 4, 4, 1))).scale
+    (1.0,)
+    """
+    return replace(tensor, scale=(1.0,), zero_point=(0,))
 
 
 def logits_array(array: npt.NDArray[np.generic], tensor: TensorInfo, *, layout: Layout) -> Float32:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from edgeseg.cli.show import json_option, print_json, print_table, size_text, status
-from edgeseg.spec import IoType, Target, TuneFor
+from edgeseg.spec import Head, IoType, Target, TuneFor
 
 __all__ = ["command"]
 
@@ -18,7 +18,14 @@ __all__ = ["command"]
 @click.command(name="compile")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--target", "-t", required=True, type=click.Choice([target.value for target in Target]), help="What to build.")
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder to write. [default: build/<model>-<target>]")
+@click.option(
+    "--output",
+    "-o",
+    multiple=True,
+    metavar="FOLDER|HEAD",
+    help="Folder to write [default: build/<model>-<target>]; or what the file gives: logits [default], small-logits (before the "
+    "last resize) or labels. Repeatable; a folder of such a name is ./labels.",
+)
 @click.option("--spec", type=click.Path(path_type=Path), help="edgeseg.toml. [default: beside the model, then here]")
 @click.option("--images", multiple=True, help="Calibration images: folder or glob; in place of the spec's. Repeatable.")
 @click.option("--count", type=click.IntRange(1), help="How many calibration images to draw.")
@@ -73,7 +80,7 @@ __all__ = ["command"]
 def command(
     model: Path,
     target: str,
-    output: Path | None,
+    output: tuple[str, ...],
     spec: Path | None,
     images: tuple[str, ...],
     count: int | None,
@@ -104,6 +111,7 @@ def command(
 
     if verbose:
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s %(message)s")
+    folder, head = _outputs(output)
     started = time.monotonic()
     with status(f"compile {model.name} for {target}", enabled=not verbose) as progress:
         result = compile_model(
@@ -111,7 +119,8 @@ def command(
             target,
             spec=spec,
             options=CompileOptions(
-                output=output,
+                output=folder,
+                head=head,
                 io=IoType(io) if io else None,
                 tune_for=TuneFor(tune_for),
                 images=images,
@@ -172,6 +181,16 @@ def command(
         click.echo(f"{manifest.status}. What builds it lies beside the file: build_engine.py, trtexec.txt.")
     if unbuilt:
         sys.exit(4)
+
+
+def _outputs(given: tuple[str, ...]) -> tuple[Path | None, Head]:
+    """The folder to write and what the file gives, out of the values of ``--output``."""
+    forms = [one for one in given if one in set(Head)]
+    folders = [Path(one) for one in given if one not in set(Head)]
+    for many in (forms, folders):
+        if len(many) > 1:
+            raise click.BadParameter(f"{many[0]} and {many[1]} cannot both be.", param_hint="--output")
+    return (folders[0] if folders else None), Head(forms[0]) if forms else Head.LOGITS
 
 
 def _points(text: str) -> float:

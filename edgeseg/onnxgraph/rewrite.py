@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["lower_opset", "respell_gelu", "rewrite"]
+__all__ = ["drop_unread", "lower_opset", "respell_gelu", "rewrite"]
 
 _OPSET = 17
 _TOLERANCE = 1e-5  # between a constant in the file and the formula's, both float32
@@ -94,7 +94,7 @@ def respell_gelu(model: onnx.ModelProto) -> int:
             model.graph.initializer.append(constant)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    _drop_unread(model.graph)
+    drop_unread(model.graph)
     return len(found)
 
 
@@ -157,7 +157,7 @@ def _match_gelu(links: _Links, erf: onnx.NodeProto) -> tuple[str, str] | None:
             return x, name
 
 
-def _drop_unread(graph: onnx.GraphProto) -> None:
+def drop_unread(graph: onnx.GraphProto) -> None:
     """Remove operators whose outputs nobody reads, and constants likewise."""
     kept = list(graph.node)
     while True:
@@ -209,7 +209,7 @@ def lower_opset(model: onnx.ModelProto) -> int:
     for entry in lowered.opset_import:
         if entry.domain in ("", "ai.onnx"):
             entry.version = _OPSET
-    _drop_unread(lowered.graph)
+    drop_unread(lowered.graph)
     try:
         onnx.checker.check_model(lowered, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):

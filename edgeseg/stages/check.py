@@ -13,7 +13,7 @@ from edgeseg.metrics.agreement import Agreement, AgreementAccumulator
 from edgeseg.pipeline import Stage
 from edgeseg.session import Float32, ModelInput, Session, infer
 
-__all__ = ["EXACT", "FP16", "INT8", "AgreementCheck", "Floor", "record_agreement"]
+__all__ = ["DECISIONS", "EXACT", "FP16", "INT8", "AgreementCheck", "Floor", "record_agreement"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ FP16 = Floor(snr_db=30.0, argmax=0.99)
 
 INT8 = Floor(snr_db=5.0, argmax=0.80)
 """Not a verdict on quality, which ``edgeseg eval`` and the gate give: below this the file computes something else."""
+
+
+DECISIONS = Floor(snr_db=-math.inf, argmax=0.9999)
+"""For a file that gives labels, or logits that are resized outside it: its decisions must be the same."""
 
 
 def record_agreement(against: str, agreement: Agreement) -> AgreementRecord:

@@ -14,7 +14,7 @@ from edgeseg.errors import ModelError, SpecError
 from edgeseg.outputs import choose_name
 from edgeseg.session import Float32, ModelInput, SessionInfo, TensorInfo
 from edgeseg.spec import Layout
-from edgeseg.tensor_io import input_array, logits_array
+from edgeseg.tensor_io import as_labels, input_array, logits_array
 
 if TYPE_CHECKING:
     import onnx
@@ -106,6 +106,7 @@ def open_onnx(
     input_layout: Layout = Layout.NCHW,
     output_layout: Layout = Layout.NCHW,
     output_name: str | None = None,
+    labels: bool = False,
 ) -> OnnxSession:
     """Open an ONNX file.
 
@@ -114,6 +115,7 @@ def open_onnx(
         profile: record every operator's time; see ``OnnxSession.finish_profile``.
         input_layout, output_layout: how the file's tensors are ordered.
         output_name: the output with the logits, where there are several.
+        labels: the output holds class indices, which are given as they are.
 
     Raises:
         ModelError: ONNX Runtime refuses the file, or its inputs and outputs are not those of a segmentation model.
@@ -145,14 +147,16 @@ def open_onnx(
     shapes = {item.name: _shape(item.shape) for item in runner.get_outputs()}
     chosen = choose_name(shapes, output_name, what=str(path))
     source, result = runner.get_inputs()[0], next(o for o in runner.get_outputs() if o.name == chosen)
-    graph = _integer_graph(path) if {source.type, result.type} & {"tensor(uint8)", "tensor(int8)"} else None
+    types = {source.type} if labels else {source.type, result.type}
+    graph = _integer_graph(path) if types & {"tensor(uint8)", "tensor(int8)"} else None
+    given = _tensor(result, path, _output_affine(graph, chosen) if graph and not labels else None)
     info = SessionInfo(
         runtime="onnxruntime",
         version=onnxruntime.__version__,
         file=str(path),
         threads=threads,
         inputs=(_tensor(source, path, _input_affine(graph, source.name) if graph else None),),
-        outputs=(_tensor(result, path, _output_affine(graph, chosen) if graph else None),),
+        outputs=(as_labels(given) if labels else given,),
     )
     return OnnxSession(
         runner,

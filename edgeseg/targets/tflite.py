@@ -15,7 +15,7 @@ from edgeseg.noise import captured_stderr
 from edgeseg.outputs import choose_name
 from edgeseg.session import Float32, ModelInput, SessionInfo, TensorInfo
 from edgeseg.spec import Layout
-from edgeseg.tensor_io import input_array, logits_array
+from edgeseg.tensor_io import as_labels, input_array, logits_array
 
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
@@ -104,6 +104,7 @@ def open_tflite(
     pixels: bool = False,
     output_layout: Layout | None = None,
     output_name: str | None = None,
+    labels: bool = False,
 ) -> TfliteSession:
     """Open a TFLite file.
 
@@ -114,6 +115,7 @@ def open_tflite(
         pixels: the file takes raw pixels (normalisation inside it), not normalised values.
         output_layout: how the output is ordered; None means as the input.
         output_name: the output with the logits, where there are several.
+        labels: the output holds class indices, which are given as they are.
 
     Raises:
         ModelError: LiteRT refuses the file, or its inputs and outputs are not those of a segmentation model.
@@ -152,7 +154,7 @@ def open_tflite(
         file=str(path),
         threads=threads,
         inputs=(_tensor(sources[0]),),
-        outputs=(_tensor(result),),
+        outputs=(as_labels(_tensor(result)) if labels else _tensor(result),),
     )
     return TfliteSession(
         interpreter,
