@@ -136,7 +136,7 @@ def _overlays(model: Path, shipped: list[Artifact], root: Path, folder: Path) ->
                 decide(restore(infer(session, loaded.prepared.input), loaded.prepared.placement, spec), spec)
                 for session in (reference, *sessions)
             ]
-            colors = class_colors(spec.classes, spec.num_classes)
+            colors = class_colors(spec.classes)
             panels = [
                 Panel("image", image),
                 Panel("truth", colorize(image, loaded.truth, colors)),

@@ -31,12 +31,9 @@ class Panel:
     pixels: UInt8
 
 
-def class_colors(classes: ClassesSpec, channels: int) -> UInt8:
-    """uint8 (channels, 3): the spec's palette, or colours evenly spread in hue; channels without a name are black."""
-    named = np.asarray(classes.palette, np.uint8) if classes.palette else _spread(len(classes.names))
-    colors = np.zeros((max(channels, len(named)), 3), np.uint8)
-    colors[: len(named)] = named
-    return colors
+def class_colors(classes: ClassesSpec) -> UInt8:
+    """uint8 (C, 3): the spec's palette, or colours evenly spread in hue."""
+    return np.asarray(classes.palette, np.uint8) if classes.palette else _spread(len(classes.names))
 
 
 def _spread(count: int) -> UInt8:
@@ -46,9 +43,11 @@ def _spread(count: int) -> UInt8:
 
 
 def colorize(image: UInt8, labels: Labels, colors: UInt8) -> UInt8:
-    """The image under its classes' colours. Labels int16 (H, W); -1 (not counted) is shown dark."""
-    shown = colors[np.maximum(labels, 0)].astype(np.float32)
-    shown[labels < 0] = _UNCOUNTED
+    """The image under its classes' colours. Labels int16 (H, W); -1 (not counted) is shown dark, and so is a channel that has no
+    name (a model's own void class)."""
+    named = (labels >= 0) & (labels < len(colors))
+    shown = colors[np.where(named, labels, 0)].astype(np.float32)
+    shown[~named] = _UNCOUNTED
     mixed = (1 - _STRENGTH) * image.astype(np.float32) + _STRENGTH * shown
     return np.asarray(np.rint(mixed), np.uint8)
 
