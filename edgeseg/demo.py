@@ -145,7 +145,7 @@ def _overlays(model: Path, shipped: list[Artifact], root: Path, folder: Path) ->
             for artifact, decision in zip(shipped, decisions[1:], strict=True):
                 panels += [
                     Panel(artifact.manifest.target, colorize(image, decision, colors)),
-                    Panel("changed", difference(image, decisions[0], decision)),
+                    Panel("changed", difference(image, loaded.truth, decisions[0], decision)),
                 ]
             path = folder / f"{loaded.sample.name}.png"
             write_strip(path, panels)

@@ -232,7 +232,7 @@ def overlay_panels(comparison: Comparison, names: Sequence[str], threads: int = 
                     Panel("truth", colorize(image, loaded.truth, colors)),
                     Panel(comparison.reference.name, colorize(image, before, colors)),
                     Panel(comparison.subject.name, colorize(image, after, colors)),
-                    Panel("changed", difference(image, before, after)),
+                    Panel("changed", difference(image, loaded.truth, before, after)),
                 ],
             )
 

@@ -7,7 +7,6 @@ the bug.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,8 +60,16 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "quantization.json"
 
 
-def build(folder: Path, plan: Path, fault: tuple[str, Callable[[Path], None]] | None = None) -> Chain:
-    """Run the stages; ``fault`` is put into the file that its stage wrote."""
+def build(
+    folder: Path,
+    plan: Path,
+    fault: tuple[str, Callable[[Path], None]] | None = None,
+    *,
+    sound: Chain | None = None,
+    until: str | None = None,
+) -> Chain:
+    """Run the stages; ``fault`` is put into the file that its stage wrote. Files of ``sound`` up to ``until``, by default the
+    faulty one, are taken instead of made again."""
     spec = load_spec(SPEC)
     stages = build_chain(
         ChainOptions(
@@ -78,8 +85,14 @@ def build(folder: Path, plan: Path, fault: tuple[str, Callable[[Path], None]] | 
     folder.mkdir(exist_ok=True)
     graph: Graph | None = None
     files: dict[str, Path] = {}
+    reused = STAGES[: STAGES.index(until or (fault[0] if fault else STAGES[0])) + 1] if sound is not None else ()
     for stage in stages:
-        graph = stage.run(graph, folder).graph
+        if sound is not None and stage.name in reused:
+            copy = folder / sound.files[stage.name].name
+            copy.write_bytes(sound.files[stage.name].read_bytes())
+            graph = Graph.of(copy, Format(copy.suffix[1:]))
+        else:
+            graph = stage.run(graph, folder).graph
         if fault is not None and fault[0] == stage.name:
             fault[1](graph.path)
             graph = Graph.of(graph.path, Format(graph.path.suffix[1:]))
@@ -120,7 +133,9 @@ def _broken_resize(path: Path) -> None:
     kinds = {"RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"}
     assert any(op.kind in kinds for op in graph.ops)
     graph.ops = [
-        replace(op, options={**op.options, "alignCorners": False, "halfPixelCenters": not op.options.get("halfPixelCenters", False)})
+        replace(
+            op, options={**op.options, "alignCorners": False, "halfPixelCenters": not op.options.get("halfPixelCenters", False)}
+        )
         if op.kind in kinds
         else op
         for op in graph.ops
@@ -193,11 +208,9 @@ def test_nothing_is_named_where_nothing_is_wrong(clean: Chain) -> None:
         ("kernels", None),
     ],
 )
-def test_stage_is_named(
-    clean: Chain, plan: Path, tmp_path: Path, stage: str, fault: Callable[[Path], None] | None
-) -> None:
+def test_stage_is_named(clean: Chain, plan: Path, tmp_path: Path, stage: str, fault: Callable[[Path], None] | None) -> None:
     if stage == "quantize":
-        chain = build(tmp_path / "chain", _clipped(plan, tmp_path / "clipped.json"))
+        chain = build(tmp_path / "chain", _clipped(plan, tmp_path / "clipped.json"), sound=clean, until="lower")
     elif stage == "kernels":
         path = tmp_path / "amplified.tflite"
         path.write_bytes(clean.files["quantize"].read_bytes())
@@ -205,18 +218,18 @@ def test_stage_is_named(
         chain = Chain({**clean.files, "quantize": path})
     else:
         assert fault is not None
-        chain = build(tmp_path / "chain", _with_room(plan, tmp_path / "plan.json"), (stage, fault))
+        chain = build(tmp_path / "chain", _with_room(plan, tmp_path / "plan.json"), (stage, fault), sound=clean)
     waterfall = chain.drift().waterfall
     assert waterfall is not None
     assert waterfall.culprit == stage
-    assert all(abs(step.miou.change) < 0.01 for step in waterfall.steps if step.stage != stage), waterfall
+    changes = {step.stage: step.miou.change for step in waterfall.steps}
+    loss = -changes.pop(stage)
+    assert all(abs(change) < 0.3 * loss for change in changes.values()), waterfall
 
 
-def test_the_command_names_it(plan: Path, tmp_path: Path) -> None:
-    chain = build(tmp_path / "chain", plan, ("simplify", _swapped_weight))
-    command = ("drift", chain.files["quantize"], "--spec", SPEC, "--reference", MODEL, *chain.arguments)
-    done = edgeseg(*command, cwd=tmp_path)
+def test_the_command_names_it(clean: Chain, plan: Path, tmp_path: Path) -> None:
+    chain = build(tmp_path / "chain", plan, ("simplify", _swapped_weight), sound=clean)
+    given = ("--spec", SPEC, "--reference", MODEL, "--limit", "12", *chain.arguments)
+    done = edgeseg("drift", chain.files["quantize"], *given, cwd=tmp_path)
     assert done.code == 0, done.err
     assert "The loss arises in 'simplify'." in done.out
-    told = json.loads(edgeseg(*command, "--limit", "12", "--json", cwd=tmp_path).out)
-    assert told["waterfall"]["culprit"] == "simplify"
