@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 
 import numpy as np
 from markupsafe import Markup
@@ -152,7 +152,8 @@ def _pareto(page: Page) -> Markup | None:
 def _short_names(page: Page) -> dict[str, str]:
     """Names without what all of them begin with, up to a hyphen: the model's name."""
     names = [target.name for target in page.targets]
-    common = commonprefix(names) if len(names) > 1 else ""
+    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False)) if len(names) > 1 else ()
+    common = "".join(letters[0] for letters in alike)
     start = common.rfind("-") + 1
     return {name: name[start:] for name in names}
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import msgspec
 import numpy as np
@@ -242,3 +243,25 @@ def test_names_must_be_unique_and_groups_must_fit():
         summarize_drift(observe(samples), groups={"nobody": "x"}, resamples=10)
     with pytest.raises(DataError, match="no image"):
         observe([])
+
+
+def _peak(images: int) -> int:
+    """Largest memory in use, bytes, while ``images`` pictures of 256 x 256 are counted."""
+    rng = np.random.default_rng(0)
+    truth = np.kron(rng.integers(0, 3, (8, 8)), np.ones((32, 32), np.int64)).astype(np.int16)
+    candidate = np.roll(truth, 2, axis=1)
+    confidence = rng.random(truth.shape).astype(np.float32)
+    accumulator = DriftAccumulator(CountSettings(classes=("a", "b", "c")))
+    tracemalloc.start()
+    for index in range(images):
+        accumulator.update(str(index), truth, truth, candidate, (confidence, confidence))
+    accumulator.compute()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_does_not_grow_with_pixels():
+    """What an image leaves behind is a few kilobytes, not its pixels (128 KiB a label map)."""
+    few, many = _peak(2), _peak(10)
+    assert many - few < 8 * 20_000
