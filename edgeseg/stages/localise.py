@@ -67,12 +67,13 @@ def tensor_errors(
             (``edgeseg.tflite.equalise``): each channel is compared after the factor, at most 1, that brings it closest.
     """
     first, second = _Runner.of(before), _Runner.of(after)
+    channels = None if not equalised else 1 if after.format is Format.ONNX else -1
     sums: dict[str, Float64] = {}
     for image in images:
         reference, candidate = first.run(image), second.run(image)
         for name in second.order:
             if name in reference and name in candidate:
-                found = _products(reference[name], candidate[name], by_channel=equalised)
+                found = _products(reference[name], candidate[name], channels=channels)
                 sums[name] = found if name not in sums or found.shape != sums[name].shape else sums[name] + found
     return {name: TensorError(*second.kinds[name], _decibel(total)) for name, total in sums.items()}
 
@@ -162,9 +163,9 @@ def _of_tflite(path: Path, pixels: bool) -> _Runner:
     return _Runner(run, kinds)
 
 
-def _products(reference: Float32, candidate: Float32, *, by_channel: bool) -> Float64:
-    """Sums of reference^2, reference * candidate and candidate^2, float64 (3, channels), one channel for the whole tensor where
-    channels are not told apart; NaN where the two cannot be compared."""
+def _products(reference: Float32, candidate: Float32, *, channels: int | None) -> Float64:
+    """Sums of reference^2, reference * candidate and candidate^2 over each index of the axis ``channels``, float64 (3, C);
+    over the whole tensor, (3, 1), where there is none. NaN where the two cannot be compared."""
     if reference.shape != candidate.shape:
         if reference.ndim == 4 and candidate.ndim == 4 and reference.transpose(0, 2, 3, 1).shape == candidate.shape:
             reference = reference.transpose(0, 2, 3, 1)
@@ -172,11 +173,11 @@ def _products(reference: Float32, candidate: Float32, *, by_channel: bool) -> Fl
             reference, candidate = np.sort(reference.ravel()), np.sort(candidate.ravel())
         else:
             return np.full((3, 1), np.nan)
-    width = candidate.shape[-1] if by_channel and candidate.ndim > 1 else 1
-    a, b = (np.ascontiguousarray(side).reshape(-1, width) for side in (reference, candidate))
-    if width == 1:
-        a, b = a.ravel()[None].T, b.ravel()[None].T
-    return np.stack([np.einsum("ic,ic->c", x, y, dtype=np.float64) for x, y in ((a, a), (a, b), (b, b))])
+    if channels is None or candidate.ndim < 2:
+        a, b = reference.reshape(1, -1), candidate.reshape(1, -1)
+    else:
+        a, b = (np.moveaxis(side, channels, 0).reshape(candidate.shape[channels], -1) for side in (reference, candidate))
+    return np.stack([np.einsum("ci,ci->c", x, y, dtype=np.float64) for x, y in ((a, a), (a, b), (b, b))])
 
 
 def _decibel(sums: Float64) -> float:
