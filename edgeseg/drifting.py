@@ -93,6 +93,8 @@ def open_comparison(path: Path, spec: Path | None, reference: Path | None, optio
     samples = open_evaluation(subject.spec, subject.base, images=options.images, masks=options.masks, regions=options.regions)
     if options.limit is not None:
         samples = samples.take(options.limit)
+    if options.groups:
+        match_groups(options.groups, (sample.name for sample in samples))  # a mistake is told before minutes of running
     found = open_reference_of(subject, reference, options.load)
     if found is None:
         raise UsageError(f"No reference model was found for '{path}'.", hint="Give the trained model with --reference.")
