@@ -14,7 +14,7 @@ from edgeseg.cache import tool_versions
 from edgeseg.chain import ChainOptions, build_chain
 from edgeseg.compiling import open_graph
 from edgeseg.data.calibration import CalibrationSet
-from edgeseg.errors import ArtifactError, UsageError
+from edgeseg.errors import ArtifactError, ModelError, UsageError
 from edgeseg.graph import Format, Graph
 from edgeseg.inspection import file_format
 from edgeseg.model import load_model
@@ -72,9 +72,8 @@ def given_way(subject: Subject, given: Sequence[tuple[str, Path]], load: LoadOpt
     before = [(name, open_subject(path, subject.spec, load)) for name, path in given if name not in own]
     steps = [Step(name, one.open) for name, one in before]
     last = _graph(before[-1][1]) if before else None
-    return Way(
-        (*steps, *_subject_steps(subject, own[0] if own else _FILE)), last, _graph(subject) if last is not None else None
-    )
+    shipped, notes = _subject_steps(subject, own[0] if own else _FILE)
+    return Way((*steps, *shipped), last, _graph(subject) if last is not None else None, notes)
 
 
 def rebuilt_way(
@@ -116,11 +115,12 @@ def rebuilt_way(
         graph = stage.run(graph, work).graph
         steps.append(Step(stage.name, partial(_open, graph)))
     compared = manifest.int8 is not None
+    shipped, notes = _subject_steps(subject, stages[-1].name)
     return Way(
-        (*steps, *_subject_steps(subject, stages[-1].name)),
+        (*steps, *shipped),
         graph if compared else None,
         _graph(subject) if compared else None,
-        tuple(_other_versions(artifact)),
+        (*_other_versions(artifact), *notes),
     )
 
 
@@ -140,12 +140,16 @@ def _open(graph: Graph, threads: int) -> Session:
     return open_graph(graph, threads=threads)
 
 
-def _subject_steps(subject: Subject, stage: str) -> list[Step]:
+def _subject_steps(subject: Subject, stage: str) -> tuple[list[Step], tuple[str, ...]]:
     """The subject on its runtime's plain kernels and then on those that the runtime chooses, so that what the latter change is a
-    step of its own; one step where there is no such difference."""
+    step of its own; one step where there is no such difference, or no plain kernel for one of its operators (then with a note)."""
     if subject.plain is None:
-        return [Step(stage, subject.open)]
-    return [Step(stage, subject.plain), Step(KERNELS, subject.open)]
+        return [Step(stage, subject.open)], ()
+    try:
+        subject.plain(1).close()
+    except ModelError as error:
+        return [Step(stage, subject.open)], (f"The kernels are no step of their own: {error}",)
+    return [Step(stage, subject.plain), Step(KERNELS, subject.open)], ()
 
 
 def _graph(subject: Subject) -> Graph | None:
