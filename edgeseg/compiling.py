@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -129,32 +130,39 @@ class CompileResult:
     cached: bool
 
 
-def open_graph(graph: Graph, *, threads: int = 1) -> Session:
-    """A Session over a graph on disk."""
+def open_graph(graph: Graph, *, threads: int = 1, plain: bool = False) -> Session:
+    """A Session over a graph on disk. ``plain``: on the runtime's own operators one by one, without delegate or fusions."""
     labels = graph.head is not None and graph.head.form is Head.LABELS
-    if graph.head is not None:
-        return HeadSession(_open(graph, threads, labels), graph.head)
-    return _open(graph, threads, labels)
+    inner = _open(graph, threads, plain=plain, labels=labels)
+    return inner if graph.head is None else HeadSession(inner, graph.head)
 
 
-def _open(graph: Graph, threads: int, labels: bool) -> Session:
+def _open(graph: Graph, threads: int, *, plain: bool, labels: bool) -> Session:
     if graph.format is Format.ONNX:
         from edgeseg.targets.onnx import open_onnx
 
-        return open_onnx(graph.path, threads=threads, pixels=graph.pixels, labels=labels)
+        return open_onnx(graph.path, threads=threads, pixels=graph.pixels, optimise=not plain, labels=labels)
     if graph.format is Format.ENGINE:
         from edgeseg.targets.tensorrt import open_tensorrt
 
         return open_tensorrt(graph.path, pixels=graph.pixels)
     from edgeseg.targets.tflite import open_tflite
 
-    return open_tflite(graph.path, threads=threads, pixels=graph.pixels, labels=labels)
+    return open_tflite(graph.path, threads=threads, pixels=graph.pixels, delegate=not plain, labels=labels)
 
 
 def open_foreign(
-    path: Path, form: Format, spec: ModelSpec, *, threads: int = 1, pixels: bool = False, output_name: str | None = None
+    path: Path,
+    form: Format,
+    spec: ModelSpec,
+    *,
+    threads: int = 1,
+    pixels: bool = False,
+    output_name: str | None = None,
+    plain: bool = False,
 ) -> Session:
     """A Session over a .tflite or .onnx file that edgeseg did not write: several outputs and other layouts are possible.
+    ``plain`` as for ``open_graph``.
 
     Raises:
         ModelError: the runtime refuses the file, or its logits cannot be told from its other outputs.
@@ -163,18 +171,19 @@ def open_foreign(
     if form is Format.TFLITE:
         from edgeseg.targets.tflite import open_tflite
 
-        return open_tflite(path, threads=threads, pixels=pixels, output_name=output_name)
+        return open_tflite(path, threads=threads, pixels=pixels, output_name=output_name, delegate=not plain)
     from edgeseg.targets.onnx import open_onnx
 
     layout = spec.input.layout
-    session = open_onnx(
-        path, threads=threads, pixels=pixels, input_layout=layout, output_layout=layout, output_name=output_name
+    open_as = partial(
+        open_onnx, path, threads=threads, pixels=pixels, optimise=not plain, input_layout=layout, output_name=output_name
     )
+    session = open_as(output_layout=layout)
     shape = session.info.outputs[0].shape
     if min(shape) < 1 or (found := logits_layout(shape, spec, what=str(path))) is layout:
         return session
     session.close()
-    return open_onnx(path, threads=threads, pixels=pixels, input_layout=layout, output_layout=found, output_name=output_name)
+    return open_as(output_layout=found)
 
 
 def open_reference(model: Model, spec: ModelSpec, *, threads: int = 1) -> Session:
@@ -230,7 +239,7 @@ def _run_chain(
         open_session=open_session,
         images=probe,
         floors=floors(),
-        explain=lambda before, after: "" if after.format is Format.ENGINE else worst_tensor(before, after, probe[0]),
+        explain=lambda before, after: "" if after.format is Format.ENGINE else worst_tensor(before, after, probe[:1]),
         threshold=raw_threshold(spec),
     )
     chain = ChainOptions(

@@ -134,7 +134,7 @@ def _overlays(model: Path, shipped: list[Artifact], root: Path, folder: Path) ->
                 decide(restore(infer(session, loaded.prepared.input), loaded.prepared.placement, spec), spec)
                 for session in (reference, *sessions)
             ]
-            colors = class_colors(spec.classes, spec.num_classes)
+            colors = class_colors(spec.classes)
             panels = [
                 Panel("image", image),
                 Panel("truth", colorize(image, loaded.truth, colors)),
@@ -143,7 +143,7 @@ def _overlays(model: Path, shipped: list[Artifact], root: Path, folder: Path) ->
             for artifact, decision in zip(shipped, decisions[1:], strict=True):
                 panels += [
                     Panel(artifact.manifest.target, colorize(image, decision, colors)),
-                    Panel("changed", difference(image, decisions[0], decision)),
+                    Panel("changed", difference(image, loaded.truth, decisions[0], decision)),
                 ]
             path = folder / f"{loaded.sample.name}.png"
             write_strip(path, panels)

@@ -13,7 +13,7 @@ from edgeseg.artifact import load_artifact
 from edgeseg.bench.result import BenchResult
 from edgeseg.benching import BenchOptions, bench_subjects
 from edgeseg.data.pairs import open_evaluation
-from edgeseg.drifting import DriftOptions, Step, compare_steps
+from edgeseg.drifting import DriftOptions, compare_steps
 from edgeseg.errors import UsageError
 from edgeseg.gate.baseline import Baseline, read_baseline, write_baseline
 from edgeseg.gate.decide import GateInputs, decide
@@ -24,6 +24,7 @@ from edgeseg.metrics.confusion import compute
 from edgeseg.metrics.counts import ImageCounts
 from edgeseg.metrics.evidence import Evidence
 from edgeseg.spec_file import SPEC_NAME, load_spec
+from edgeseg.steps import Step
 from edgeseg.subject import Subject, open_reference_of, open_subject
 
 __all__ = ["GateOptions", "gate", "rules_of", "update_baseline"]
@@ -145,17 +146,13 @@ def _evidence(subject: Subject, base: Subject | None, baseline: Baseline | None,
         before, after = ImageCounts.of_record(baseline.counts), _counts(subject, options)
     else:
         assert base is not None
-        reference = base
-        steps = [
-            Step("base", lambda: reference.open(drift.threads)),
-            Step("subject", lambda: subject.open(drift.threads)),
-        ]
+        steps = [Step("base", base.open), Step("subject", subject.open)]
         before, after = _pass(steps, subject, options)
     return Evidence.pair(before, after, resamples=drift.resamples, seed=drift.seed)
 
 
 def _counts(subject: Subject, options: GateOptions) -> ImageCounts:
-    return _pass([Step("subject", lambda: subject.open(options.drift.threads))], subject, options)[1]
+    return _pass([Step("subject", subject.open)], subject, options)[1]
 
 
 def _pass(steps: Sequence[Step], subject: Subject, options: GateOptions) -> tuple[ImageCounts, ImageCounts]:

@@ -7,19 +7,24 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
+from edgeseg.artifact import Artifact
 from edgeseg.bench.machine import MachineFacts, machine_facts
 from edgeseg.benching import BenchOptions, bench_subjects
 from edgeseg.cache import tool_versions
 from edgeseg.drifting import Comparison, DriftOptions, drift_with_counts, open_comparison, overlay_panels
-from edgeseg.errors import OutputError, UsageError
+from edgeseg.errors import ArtifactError, OutputError, UsageError
 from edgeseg.gate.decide import GateInputs, decide
 from edgeseg.gate.rules import parse_rules
 from edgeseg.metrics.drift import Observed
 from edgeseg.metrics.evidence import MIOU, Evidence
-from edgeseg.report.page import Page, Picture, TargetSection, render
+from edgeseg.report.overlay import class_colors
+from edgeseg.report.page import Page, Picture, SearchFront, TargetSection, render
+from edgeseg.report.plots import Tried
 from edgeseg.report.result import BenchReport, DriftReport
+from edgeseg.stages.quantize_tflite import SearchRecord
 
 __all__ = ["DEFAULT_RULES", "ReportOptions", "build_page", "write_page"]
 
@@ -66,11 +71,13 @@ def build_page(paths: Sequence[Path], options: ReportOptions | None = None) -> P
     sections = [_section(comparison, *drift_with_counts(comparison, drift), bench, options) for comparison in comparisons]
     reference = comparisons[0].reference
     return Page(
-        title=f"{reference.name}: {', '.join(section.name for section in sections)}",
+        title=f"{sections[0].name if len(sections) == 1 else f'{len(sections)} files'} against {reference.name}",
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         targets=sections,
         bench=bench,
         facts=_facts(bench.runs[0].machine if bench else machine_facts(), comparisons),
+        reference_bytes=reference.path.stat().st_size,
+        legend=tuple(zip(reference.spec.classes.names, class_colors(reference.spec.classes), strict=True)),
     )
 
 
@@ -142,7 +149,36 @@ def _section(
         gate=verdict,
         pictures=_pictures(comparison, report, evidence, options),
         int8_share=int8.mac_share if int8 is not None else None,
+        search=_search(subject.artifact) if subject.artifact is not None else None,
     )
+
+
+def _search(artifact: Artifact) -> SearchFront | None:
+    """What the artifact's search.json holds.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    path = artifact.path / "search.json"
+    if not path.is_file():
+        return None
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=SearchRecord)
+    except msgspec.DecodeError as error:
+        raise ArtifactError(f"'{path}' cannot be read: {error}.", hint="Compile again.") from error
+    chosen = record.chosen.name
+    found = {one.name: one for one in (*record.front, record.chosen)}
+    tried = tuple(
+        Tried(
+            one.name,
+            (one.latency_ms if one.latency_ms is not None else one.predicted_ms) / record.float_ms,
+            one.drop,
+            one.latency_ms is not None,
+            one.name == chosen,
+        )
+        for one in found.values()
+    )
+    return SearchFront(tried, record.budget) if len(tried) > 1 else None
 
 
 def _pictures(comparison: Comparison, report: DriftReport, evidence: Evidence, options: ReportOptions) -> list[Picture]:

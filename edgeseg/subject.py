@@ -37,7 +37,8 @@ class LoadOptions:
 @dataclass(frozen=True)
 class Subject:
     """``open(threads)`` gives a Session. ``base``: the folder that relative paths of ``spec`` refer to. ``is_model``: a trained
-    model; of anything else ``open`` can be pickled."""
+    model; of anything else ``open`` can be pickled. ``plain``: as ``open``, on the runtime's own operators one by one, without
+    delegate or fusions; None where there is no such difference. ``pixels``: a foreign file that takes raw pixels."""
 
     name: str
     path: Path
@@ -46,6 +47,8 @@ class Subject:
     open: Callable[[int], Session]
     artifact: Artifact | None = None
     is_model: bool = False
+    plain: Callable[[int], Session] | None = None
+    pixels: bool = False
 
 
 def resolve_spec(model_path: Path, spec: ModelSpec | Path | None) -> tuple[ModelSpec, Path]:
@@ -82,7 +85,8 @@ def open_subject(path: Path, spec: ModelSpec | Path | None = None, options: Load
             path.name, path, found, base, lambda threads: open_reference(model, found, threads=threads), is_model=True
         )
     name = options.output_name or found.output.name
-    return Subject(path.name, path, found, base, partial(_open_foreign, path, form, found, options.pixels, name))
+    opener = partial(_open_foreign, path, form, found, options.pixels, name)
+    return Subject(path.name, path, found, base, opener, plain=partial(opener, plain=True), pixels=options.pixels)
 
 
 def _artifact_subject(artifact: Artifact, spec: ModelSpec | Path | None) -> Subject:
@@ -97,15 +101,18 @@ def _artifact_subject(artifact: Artifact, spec: ModelSpec | Path | None) -> Subj
         base,
         partial(_open_graph, graph),
         artifact,
+        plain=None if form is Format.ENGINE else partial(_open_graph, graph, plain=True),
     )
 
 
-def _open_graph(graph: Graph, threads: int) -> Session:
-    return open_graph(graph, threads=threads)
+def _open_graph(graph: Graph, threads: int, plain: bool = False) -> Session:
+    return open_graph(graph, threads=threads, plain=plain)
 
 
-def _open_foreign(path: Path, form: Format, spec: ModelSpec, pixels: bool, output_name: str | None, threads: int) -> Session:
-    return open_foreign(path, form, spec, threads=threads, pixels=pixels, output_name=output_name)
+def _open_foreign(
+    path: Path, form: Format, spec: ModelSpec, pixels: bool, output_name: str | None, threads: int, plain: bool = False
+) -> Session:
+    return open_foreign(path, form, spec, threads=threads, pixels=pixels, output_name=output_name, plain=plain)
 
 
 def reference_of(artifact: Artifact, given: Path | None) -> Path | None:

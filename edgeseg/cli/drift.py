@@ -13,7 +13,19 @@ from edgeseg.report.result import DriftReport
 
 __all__ = ["command"]
 
-_LAYERS = 10
+
+class _NamedFile(click.ParamType[tuple[str, Path]]):
+    """``NAME=FILE``."""
+
+    name = "NAME=FILE"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Path]:
+        if isinstance(value, tuple):
+            return value
+        name, _, path = str(value).partition("=")
+        if not name or not path:
+            self.fail(f"'{value}' is not NAME=FILE, such as lower=float.tflite", param, ctx)
+        return name, Path(path)
 
 
 @click.command(name="drift")
@@ -24,9 +36,22 @@ _LAYERS = 10
 @click.option("--masks", help="Their masks.")
 @click.option("--regions", help="Their region masks, where only a region counts.")
 @click.option("--limit", type=click.IntRange(1), help="Judge this many images only, drawn by seed.")
-@click.option("--groups", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="CSV of image stem and group.")
+@click.option("--groups", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="CSV of image and group.")
 @click.option(
-    "--waterfall/--no-waterfall", default=True, show_default=True, help="Build the chain's stages again, measure each."
+    "--waterfall/--no-waterfall",
+    default=True,
+    show_default=True,
+    help="Measure every file between the two: an artifact's stages, built again, or those of --step.",
+)
+@click.option(
+    "--step",
+    "steps",
+    multiple=True,
+    type=_NamedFile(),
+    help="A file between the model and SUBJECT, whoever made it (lower=float.tflite). Repeatable, in order.",
+)
+@click.option(
+    "--layers", type=click.IntRange(0), default=10, show_default=True, help="How many of the noisiest tensors to list."
 )
 @click.option("--overlays", type=click.Path(path_type=Path, file_okay=False), help="Folder for pictures of the worst images.")
 @click.option("--worst", type=click.IntRange(0), default=6, show_default=True, help="How many images to list.")
@@ -46,6 +71,8 @@ def command(
     limit: int | None,
     groups: Path | None,
     waterfall: bool,
+    steps: tuple[tuple[str, Path], ...],
+    layers: int,
     overlays: Path | None,
     worst: int,
     threads: int,
@@ -56,7 +83,8 @@ def command(
     as_json: bool,
 ) -> None:
     """What compiling did to the predictions of SUBJECT, and at which stage: every score with its interval."""
-    from edgeseg.drifting import DriftOptions, drift, open_comparison, overlay_panels, read_groups
+    from edgeseg.data.groups import read_groups
+    from edgeseg.drifting import DriftOptions, drift, open_comparison, overlay_panels
     from edgeseg.report.overlay import write_strip
     from edgeseg.subject import LoadOptions
 
@@ -68,6 +96,7 @@ def command(
             limit=limit,
             groups=read_groups(groups) if groups else None,
             waterfall=waterfall,
+            steps=steps,
             threads=threads,
             worst=worst,
             load=LoadOptions(factory=factory, trust_pickle=trust_pickle, output_name=output_name, pixels=pixels),
@@ -85,7 +114,7 @@ def command(
         return
     _print_scores(found)
     _print_waterfall(found)
-    _print_layers(found)
+    _print_layers(found, layers)
     _print_images(found)
     for path in written:
         click.echo(f"  {path}")
@@ -116,8 +145,9 @@ def _print_scores(found: DriftReport) -> None:
             f"of {flips.pixels}."
         )
     if result.calibration is not None:
-        error = result.calibration
-        click.echo(f"Expected calibration error {error.reference:.4f} before, {error.candidate:.4f} now.")
+        for name, error in (("Expected calibration error", result.calibration.ece), ("Brier score", result.calibration.brier)):
+            told = "" if error.interval is None else f" [{error.interval.low:+z.4f}, {error.interval.high:+z.4f}]"
+            click.echo(f"{name} {error.reference:.4f} before, {error.candidate:.4f} now: {error.change:+z.4f}{told}.")
     click.echo(f"Intervals: {result.method}.")
     if result.groups:
         print_table(
@@ -155,13 +185,13 @@ def _print_waterfall(found: DriftReport) -> None:
         click.echo(f"The loss arises in '{found.waterfall.culprit}'.")
 
 
-def _print_layers(found: DriftReport) -> None:
+def _print_layers(found: DriftReport, count: int) -> None:
     noisy = sorted((layer for layer in found.layers if layer.snr_db is not None), key=lambda layer: layer.snr_db or 0.0)
-    if noisy:
+    if noisy and count:
         print_table(
             f"Tensors furthest from the float file ({len(found.layers)} compared)",
-            ("tensor", "dB"),
-            [(layer.tensor, f"{layer.snr_db:.1f}") for layer in noisy[:_LAYERS]],
+            ("tensor", "operator", "held in", "dB"),
+            [(layer.tensor, layer.op, "int8" if layer.int8 else "float", f"{layer.snr_db:.1f}") for layer in noisy[:count]],
         )
 
 

@@ -22,7 +22,7 @@ __all__ = ["command"]
 @click.option("--masks", help="Their masks.")
 @click.option("--regions", help="Their region masks, where only a region counts.")
 @click.option("--limit", type=click.IntRange(1), help="Judge on this many images only, drawn by seed.")
-@click.option("--groups", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="CSV of image stem and group.")
+@click.option("--groups", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="CSV of image and group.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--budget", type=click.FloatRange(0), default=5.0, show_default=True, help="Seconds of measuring latency.")
 @click.option(
@@ -57,7 +57,8 @@ def command(
 ) -> None:
     """One HTML page about SUBJECTS, files of one model: verdict, speed against quality, where the loss arises, pictures."""
     from edgeseg.benching import BenchOptions
-    from edgeseg.drifting import DriftOptions, read_groups
+    from edgeseg.data.groups import read_groups
+    from edgeseg.drifting import DriftOptions
     from edgeseg.reporting import DEFAULT_RULES, ReportOptions, build_page, write_page
     from edgeseg.subject import LoadOptions
 

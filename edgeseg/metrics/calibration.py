@@ -8,11 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg.metrics.confusion import Labels
+from edgeseg.metrics.number import ratio
 from edgeseg.session import Float32
 
-__all__ = ["Calibration", "confidence_of"]
+__all__ = ["BRIER", "ECE", "calibration_counts", "calibration_figures", "confidence_of"]
 
 Confidence: TypeAlias = npt.NDArray[np.float32]
+Float64: TypeAlias = npt.NDArray[np.float64]
+
+ECE, BRIER = 0, 1
+"""Columns of :func:`calibration_figures`."""
+
+_BINS = 15
 
 
 def confidence_of(logits: Float32, *, probability: bool = False) -> Confidence:
@@ -29,29 +36,36 @@ def confidence_of(logits: Float32, *, probability: bool = False) -> Confidence:
     return confidence
 
 
-class Calibration:
-    """Expected calibration error over pixels (Guo et al. 2017, arXiv:1706.04599, equation 3).
+def calibration_counts(truth: Labels, prediction: Labels, confidence: Confidence, bins: int = _BINS) -> Float64:
+    """One image's sums, float64 (3 * bins + 1,): pixels, right pixels and confidence of each bin, then the squared error of the
+    confidence as a forecast of being right. They add up over images.
 
-    Pixels fall into ``bins`` bins of equal width by confidence; ``ECE = sum(n_b / n * |accuracy_b - confidence_b|)``.
+    Pixels fall into ``bins`` bins of equal width by confidence. All arrays (H, W); pixels whose truth is -1 do not count.
     """
+    counted = truth >= 0
+    value = confidence[counted]
+    right = (truth == prediction)[counted]
+    # Bins are open below and closed above, as in the paper.
+    place = np.clip(np.ceil(value * bins).astype(np.int64) - 1, 0, bins - 1)
+    miss = np.where(right, 1.0 - value, value)
+    return np.concatenate(
+        (
+            np.bincount(place, minlength=bins),
+            np.bincount(place[right], minlength=bins),
+            np.bincount(place, weights=value, minlength=bins),
+            [np.einsum("i,i->", miss, miss, dtype=np.float64)],
+        )
+    )
 
-    def __init__(self, bins: int = 15) -> None:
-        self.count = np.zeros(bins, np.int64)
-        self.correct = np.zeros(bins, np.int64)
-        self.confidence = np.zeros(bins, np.float64)
 
-    def update(self, truth: Labels, prediction: Labels, confidence: Confidence) -> None:
-        """Add one image, all (H, W); pixels whose truth is -1 do not count."""
-        counted = truth >= 0
-        value = confidence[counted]
-        bins = self.count.size
-        # Bins are open below and closed above, as in the paper.
-        place = np.clip(np.ceil(value * bins).astype(np.int64) - 1, 0, bins - 1)
-        self.count += np.bincount(place, minlength=bins)
-        self.correct += np.bincount(place[(truth == prediction)[counted]], minlength=bins)
-        self.confidence += np.bincount(place, weights=value, minlength=bins)
+def calibration_figures(sums: Float64) -> Float64:
+    """Sums (..., 3 * bins + 1) of :func:`calibration_counts` to (..., 2), each 0..1 and smaller for the better,
+    NaN where nothing was counted:
 
-    def compute(self) -> float:
-        """ECE in 0..1, NaN where nothing was counted."""
-        total = self.count.sum()
-        return float(np.abs(self.correct - self.confidence).sum() / total) if total else float("nan")
+    - the expected calibration error ``sum(n_b / n * |accuracy_b - confidence_b|)`` (Guo et al. 2017, arXiv:1706.04599, equation 3);
+    - the Brier score of the confidence as the forecast that the decision is right, ``mean((confidence - right)^2)`` (Brier 1950,
+      Monthly Weather Review 78). It is a proper score: it cannot be improved by saying anything but what one believes.
+    """
+    count, right, confidence = np.split(sums[..., :-1], 3, axis=-1)
+    total = count.sum(axis=-1)
+    return np.stack((ratio(np.abs(right - confidence).sum(axis=-1), total), ratio(sums[..., -1], total)), axis=-1)

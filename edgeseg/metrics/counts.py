@@ -188,8 +188,14 @@ class ImageCounter:
             matrix = empty(classes, self._extras[i])
             update(matrix, truth, prediction)
             self._confusion[i].append(matrix.astype(np.int32))
-            self._boundary[i].append(boundary_counts(truth, prediction, classes, radius))
-            self._contour[i].append(contour_counts(truth, prediction, classes, radius))
+            # Files of one chain often decide every pixel alike: what is equal is counted once.
+            same = next((j for j in range(i) if np.array_equal(predictions[j], prediction)), None)
+            if same is not None:
+                self._boundary[i].append(self._boundary[same][-1])
+                self._contour[i].append(self._contour[same][-1])
+            else:
+                self._boundary[i].append(boundary_counts(truth, prediction, classes, radius))
+                self._contour[i].append(contour_counts(truth, prediction, classes, radius))
             self._small[i].append(small[[0, 1 + i]])
         self._names.append(name)
         self._seen.add(name)

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from edgeseg.errors import DataError
 from edgeseg.interval import Interval
-from edgeseg.metrics.bootstrap import METHOD, MIN_IMAGES
-from edgeseg.metrics.calibration import Calibration, Confidence
+from edgeseg.metrics.bootstrap import METHOD, MIN_IMAGES, paired_bootstrap
+from edgeseg.metrics.calibration import BRIER, ECE, Confidence, calibration_counts, calibration_figures
 from edgeseg.metrics.confusion import Labels, SegmentationScores, compute
 from edgeseg.metrics.counts import CountSettings, ImageCounter, ImageCounts
 from edgeseg.metrics.evidence import DICE, FIRST_CLASS, MIOU, PIXEL_ACCURACY, Delta, Evidence
@@ -61,10 +61,11 @@ class Flips(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class CalibrationDrift(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Expected calibration error, 0..1, of both."""
+    """Does confidence still mean what it says: expected calibration error and Brier score (see ``metrics.calibration``), 0..1, the
+    smaller the better: here a positive ``change`` is a loss."""
 
-    reference: float
-    candidate: float
+    ece: Delta
+    brier: Delta
 
 
 class GroupDrift(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -121,17 +122,23 @@ class DriftResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     calibration: CalibrationDrift | None
     groups: tuple[GroupDrift, ...]
     worst_images: tuple[ImageDrift, ...]
-    schema: int = 1
+    schema: int = 2
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What a pass over the evaluation set gives: counts of both and what needs both at once."""
+    """What a pass over the evaluation set gives: counts of both and what needs both at once.
+
+    Attributes:
+        between: counts of the files between the two.
+        calibration: float64 (N, 2, K), ``calibration_counts`` of each image for reference and candidate.
+    """
 
     reference: ImageCounts
     candidate: ImageCounts
     flips: Flips | None = None
-    calibration: CalibrationDrift | None = None
+    between: tuple[ImageCounts, ...] = ()
+    calibration: npt.NDArray[np.float64] | None = None
 
 
 class DriftAccumulator:
@@ -141,13 +148,20 @@ class DriftAccumulator:
         settings: classes, boundary radius, small objects.
         reference_extra: channels of the reference beyond the classes that count.
         candidate_extra: the candidate's.
+        between_extra: of each file between the two.
     """
 
-    def __init__(self, settings: CountSettings, *, reference_extra: int = 0, candidate_extra: int = 0) -> None:
-        self._counter = ImageCounter(settings, (reference_extra, candidate_extra))
+    def __init__(
+        self,
+        settings: CountSettings,
+        *,
+        reference_extra: int = 0,
+        candidate_extra: int = 0,
+        between_extra: tuple[int, ...] = (),
+    ) -> None:
+        self._counter = ImageCounter(settings, (reference_extra, *between_extra, candidate_extra))
         self._flips = np.zeros(4, np.int64)
-        self._calibration = (Calibration(), Calibration())
-        self._with_confidence = 0
+        self._calibration: list[npt.NDArray[np.float64]] = []
         self._images = 0
 
     def update(
@@ -157,6 +171,7 @@ class DriftAccumulator:
         reference: Labels,
         candidate: Labels,
         confidences: tuple[Confidence, Confidence] | None = None,
+        between: Sequence[Labels] = (),
     ) -> None:
         """Count one image, all arrays (H, W).
 
@@ -166,17 +181,17 @@ class DriftAccumulator:
             reference: int16, the reference's prediction.
             candidate: int16, the candidate's.
             confidences: of reference and candidate, from ``confidence_of``; for all images or for none.
+            between: int16, predictions of the files between the two.
         """
-        self._counter.update(name, truth, (reference, candidate))
+        self._counter.update(name, truth, (reference, *between, candidate))
         counted = truth >= 0
         changed = (reference != candidate) & counted
         broken, mended = changed & (reference == truth), changed & (candidate == truth)
         self._flips += [np.count_nonzero(mask) for mask in (counted, changed, broken, mended)]
         self._images += 1
         if confidences is not None:
-            self._with_confidence += 1
-            for calibration, prediction, confidence in zip(self._calibration, (reference, candidate), confidences, strict=True):
-                calibration.update(truth, prediction, confidence)
+            sides = zip((reference, candidate), confidences, strict=True)
+            self._calibration.append(np.stack([calibration_counts(truth, *side) for side in sides]))
 
     def compute(self) -> Observed:
         """Everything seen so far.
@@ -184,18 +199,18 @@ class DriftAccumulator:
         Raises:
             DataError: no image, or confidences for some images only.
         """
-        reference, candidate = self._counter.compute()
-        if self._with_confidence not in {0, self._images}:
+        reference, *between, candidate = self._counter.compute()
+        if len(self._calibration) not in {0, self._images}:
             raise DataError(
-                f"{self._with_confidence} of {self._images} images have confidences.", hint="Give them for all or none."
+                f"{len(self._calibration)} of {self._images} images have confidences.", hint="Give them for all or none."
             )
         pixels, changed, broken, mended = map(int, self._flips)
-        before, after = (calibration.compute() for calibration in self._calibration)
         return Observed(
             reference,
             candidate,
             Flips(pixels=pixels, changed=changed, broken=broken, mended=mended),
-            CalibrationDrift(reference=before, candidate=after) if self._with_confidence and pixels else None,
+            tuple(between),
+            np.stack(self._calibration) if self._calibration and pixels else None,
         )
 
 
@@ -236,10 +251,34 @@ def summarize_drift(
         small_objects=int(evidence.reference.small[:, 0].sum()),
         classes=_classes(evidence, confidence),
         flips=observed.flips,
-        calibration=observed.calibration,
+        calibration=_calibration(observed.calibration, confidence, resamples, seed)
+        if observed.calibration is not None
+        else None,
         groups=_groups(evidence, groups, confidence) if groups else (),
         worst_images=_worst(evidence, worst),
     )
+
+
+def _calibration(counts: npt.NDArray[np.float64], confidence: float, resamples: int, seed: int) -> CalibrationDrift:
+    images = len(counts)
+    before, after = (calibration_figures(counts[:, side].sum(axis=0)) for side in (0, 1))
+    informed = np.full(2, np.count_nonzero(counts[:, 0].sum(axis=1)))
+
+    def change(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        halves = np.split(sums, 2, axis=-1)
+        return calibration_figures(halves[1]) - calibration_figures(halves[0])
+
+    found = paired_bootstrap(counts.reshape(images, -1), change, support=informed, resamples=resamples, seed=seed)
+    ece, brier = (
+        Delta(
+            reference=float(before[figure]),
+            candidate=float(after[figure]),
+            change=float(after[figure] - before[figure]),
+            interval=found.interval(figure, confidence),
+        )
+        for figure in (ECE, BRIER)
+    )
+    return CalibrationDrift(ece=ece, brier=brier)
 
 
 def _classes(evidence: Evidence, confidence: float) -> tuple[ClassDrift, ...]:

@@ -13,14 +13,18 @@ from PIL import Image, ImageDraw
 from edgeseg.session import UInt8
 from edgeseg.spec import ClassesSpec
 
-__all__ = ["Panel", "class_colors", "colorize", "difference", "write_strip"]
+__all__ = ["CHANGES", "UNCOUNTED", "Panel", "class_colors", "colorize", "difference", "write_strip"]
 
 Labels = npt.NDArray[np.int16]
 
 _GAP = 6
 _CAPTION = 16
 _STRENGTH = 0.6  # of the class colour over the image
-_UNCOUNTED = (40, 40, 40)
+UNCOUNTED = (40, 40, 40)
+"""Colour of pixels that do not count, and of predictions of a channel without a name."""
+
+CHANGES = {"was right": (214, 39, 40), "is right now": (31, 90, 200), "wrong in both": (240, 180, 20)}
+"""What a changed pixel means, and its colour; told apart in any kind of colour vision."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,9 @@ class Panel:
     pixels: UInt8
 
 
-def class_colors(classes: ClassesSpec, channels: int) -> UInt8:
-    """uint8 (channels, 3): the spec's palette, or colours evenly spread in hue; channels without a name are black."""
-    named = np.asarray(classes.palette, np.uint8) if classes.palette else _spread(len(classes.names))
-    colors = np.zeros((max(channels, len(named)), 3), np.uint8)
-    colors[: len(named)] = named
-    return colors
+def class_colors(classes: ClassesSpec) -> UInt8:
+    """uint8 (C, 3): the spec's palette, or colours evenly spread in hue."""
+    return np.asarray(classes.palette, np.uint8) if classes.palette else _spread(len(classes.names))
 
 
 def _spread(count: int) -> UInt8:
@@ -46,17 +47,22 @@ def _spread(count: int) -> UInt8:
 
 
 def colorize(image: UInt8, labels: Labels, colors: UInt8) -> UInt8:
-    """The image under its classes' colours. Labels int16 (H, W); -1 (not counted) is shown dark."""
-    shown = colors[np.maximum(labels, 0)].astype(np.float32)
-    shown[labels < 0] = _UNCOUNTED
+    """The image under its classes' colours. Labels int16 (H, W); -1 (not counted) is shown dark, and so is a channel that has no
+    name (a model's own void class)."""
+    named = (labels >= 0) & (labels < len(colors))
+    shown = colors[np.where(named, labels, 0)].astype(np.float32)
+    shown[~named] = UNCOUNTED
     mixed = (1 - _STRENGTH) * image.astype(np.float32) + _STRENGTH * shown
     return np.asarray(np.rint(mixed), np.uint8)
 
 
-def difference(image: UInt8, before: Labels, after: Labels) -> UInt8:
-    """The image in grey, red where two decisions differ."""
-    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2) * 0.6 + 60
-    grey[before != after] = (220, 30, 30)
+def difference(image: UInt8, truth: Labels, before: Labels, after: Labels) -> UInt8:
+    """The image in grey, in the colours of ``CHANGES`` where two decisions on a counted pixel differ. All labels int16 (H, W)."""
+    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2) * 0.45 + 115
+    changed = (before != after) & (truth >= 0)
+    broken, mended = changed & (before == truth), changed & (after == truth)
+    for mask, color in zip((broken, mended, changed & ~broken & ~mended), CHANGES.values(), strict=True):
+        grey[mask] = color
     return np.asarray(grey, np.uint8)
 
 

@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 from markupsafe import Markup
@@ -16,12 +17,23 @@ from edgeseg.bench.result import BenchResult, Comparison
 from edgeseg.gate.verdict import GateResult
 from edgeseg.interval import Interval
 from edgeseg.metrics.evidence import Delta
-from edgeseg.report.overlay import Panel
-from edgeseg.report.plots import Point, bars_of_steps, interval_strip, layer_plot, pareto_plot
-from edgeseg.report.result import BenchReport, DriftReport
+from edgeseg.report.overlay import CHANGES, UNCOUNTED, Panel
+from edgeseg.report.plots import (
+    Bar,
+    Layer,
+    Point,
+    Tried,
+    bars_of_steps,
+    front_plot,
+    interval_strip,
+    layer_plot,
+    pareto_plot,
+    score_bars,
+)
+from edgeseg.report.result import BenchReport, DriftReport, LayerError
 from edgeseg.session import UInt8
 
-__all__ = ["Page", "Picture", "TargetSection", "render"]
+__all__ = ["Page", "Picture", "SearchFront", "TargetSection", "render"]
 
 _WIDEST = 640
 _QUALITY = 88
@@ -38,8 +50,16 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class SearchFront:
+    """What the search tried while compiling; ``budget``: points of mIoU that it might lose."""
+
+    tried: Sequence[Tried]
+    budget: float
+
+
+@dataclass(frozen=True)
 class TargetSection:
-    """Everything about one file. ``int8_share``: of the multiply-adds, 0..1; None where unknown."""
+    """Everything about one file. ``int8_share``: of the multiply-adds, 0..1; None where unknown, as is ``search``."""
 
     name: str
     file: str
@@ -48,17 +68,21 @@ class TargetSection:
     gate: GateResult
     pictures: Sequence[Picture]
     int8_share: float | None = None
+    search: SearchFront | None = None
 
 
 @dataclass(frozen=True)
 class Page:
-    """``bench``: the reference first, then the targets by name; None where latency was not measured. ``facts``: label and text."""
+    """``bench``: the reference first, then the targets by name; None where latency was not measured. ``facts``: label and text.
+    ``legend``: each class's name and colour (uint8 (3,))."""
 
     title: str
     created: str
     targets: Sequence[TargetSection]
     bench: BenchReport | None
     facts: Sequence[tuple[str, str]]
+    reference_bytes: int
+    legend: Sequence[tuple[str, UInt8]] = ()
 
 
 def render(page: Page) -> str:
@@ -75,10 +99,12 @@ def render(page: Page) -> str:
     environment.filters.update(
         percent=_percent,
         change=_change,
+        gap=_gap,
         ratio=_ratio,
         bytes=_bytes,
         data_uri=_data_uri,
-        ms=lambda nanoseconds: f"{nanoseconds / 1e6:.3f}",
+        ms=_ms,
+        css_color=lambda color: "#{:02x}{:02x}{:02x}".format(*(int(part) for part in color)),
     )
     return environment.get_template("report.html.j2").render(
         page=page,
@@ -87,8 +113,13 @@ def render(page: Page) -> str:
         comparison_of=lambda run: {entry.candidate: entry for entry in run.comparisons},
         strip=interval_strip,
         reach=_reach,
+        short=_short_names(page),
+        changes=CHANGES,
+        uncounted=UNCOUNTED,
         waterfall=_waterfall,
-        layers=lambda found: layer_plot([layer.snr_db for layer in found.layers]),
+        layers=lambda found: layer_plot([Layer(layer.tensor, layer.snr_db, layer.int8) for layer in found.layers]),
+        front=lambda search: front_plot(search.tried, search.budget),
+        score_bars=score_bars,
         noisiest=_noisiest,
         advice=_advice,
     )
@@ -103,9 +134,10 @@ def _pareto(page: Page) -> Markup | None:
         return None
     run = page.bench.runs[0]
     ratios = _ratios(run)
+    names = _short_names(page)
     points = [
         Point(
-            name=target.name,
+            name=names[target.name],
             ratio=ratios[target.name].invoke.value.estimate,
             change=target.drift.drift.miou.change,
             ratio_interval=ratios[target.name].invoke.value,
@@ -117,11 +149,20 @@ def _pareto(page: Page) -> Markup | None:
     return pareto_plot(points, run.candidates[0].facts.name) if points else None
 
 
+def _short_names(page: Page) -> dict[str, str]:
+    """Names without what all of them begin with, up to a hyphen: the model's name."""
+    names = [target.name for target in page.targets]
+    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False)) if len(names) > 1 else ()
+    common = "".join(letters[0] for letters in alike)
+    start = common.rfind("-") + 1
+    return {name: name[start:] for name in names}
+
+
 def _waterfall(found: DriftReport) -> Markup | None:
     if found.waterfall is None:
         return None
     steps = found.waterfall.steps
-    return bars_of_steps([step.stage for step in steps], [step.miou.change for step in steps], found.waterfall.culprit)
+    return bars_of_steps([Bar(step.stage, step.miou.change, step.miou.interval) for step in steps], found.waterfall.culprit)
 
 
 def _reach(deltas: Sequence[Delta]) -> float:
@@ -135,9 +176,9 @@ def _reach(deltas: Sequence[Delta]) -> float:
     return max(ends)
 
 
-def _noisiest(found: DriftReport) -> list[tuple[str, float]]:
-    known = [(layer.tensor, layer.snr_db) for layer in found.layers if layer.snr_db is not None]
-    return sorted(known, key=lambda pair: pair[1])[:_LAYERS]
+def _noisiest(found: DriftReport) -> list[LayerError]:
+    known = [layer for layer in found.layers if layer.snr_db is not None]
+    return sorted(known, key=lambda layer: layer.snr_db or 0.0)[:_LAYERS]
 
 
 def _advice(run: BenchResult) -> list[str]:
@@ -159,6 +200,12 @@ def _change(delta: Delta) -> Markup:
     return _with_interval(f"{100 * delta.change:+z.2f}", told)
 
 
+def _gap(value: Interval | None) -> Markup:
+    if value is None:
+        return Markup("(too few images)")
+    return _with_interval(f"{100 * value.estimate:+z.2f}", f"[{100 * value.low:+z.2f}, {100 * value.high:+z.2f}]")
+
+
 def _ratio(value: Interval) -> Markup:
     return _with_interval(f"{value.estimate:.3f}", f"[{value.low:.3f}, {value.high:.3f}]")
 
@@ -166,6 +213,12 @@ def _ratio(value: Interval) -> Markup:
 def _with_interval(value: str, told: str) -> Markup:
     # On a phone the interval goes below its value.
     return Markup("<span>{} <span class=ci>{}</span></span>").format(value, told)
+
+
+def _ms(nanoseconds: float) -> str:
+    """Three digits that count."""
+    value = nanoseconds / 1e6
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 def _bytes(size: int) -> str:

@@ -10,7 +10,21 @@ from markupsafe import Markup, escape
 
 from edgeseg.interval import Interval
 
-__all__ = ["Point", "bars_of_steps", "interval_strip", "layer_plot", "nice_ticks", "pareto_front", "pareto_plot", "ratio_ticks"]
+__all__ = [
+    "Bar",
+    "Layer",
+    "Point",
+    "Tried",
+    "bars_of_steps",
+    "front_plot",
+    "interval_strip",
+    "layer_plot",
+    "nice_ticks",
+    "pareto_front",
+    "pareto_plot",
+    "ratio_ticks",
+    "score_bars",
+]
 
 _WIDTH = 440
 _HEIGHT = 300
@@ -26,6 +40,36 @@ class Point:
     change: float
     ratio_interval: Interval | None = None
     change_interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One stage: its change (a fraction) with its interval."""
+
+    name: str
+    change: float
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One tensor: dB against float (None: equal), and whether it is held in 8 bits."""
+
+    name: str
+    snr_db: float | None
+    int8: bool
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One mixture that the search ran: its time against the float file's, predicted or measured, and the loss that was expected of
+    it, points."""
+
+    name: str
+    ratio: float
+    loss: float
+    measured: bool
+    chosen: bool
 
 
 @dataclass(frozen=True)
@@ -148,41 +192,115 @@ def interval_strip(value: float, interval: Interval | None, reach: float) -> Mar
     return _svg(parts, width, height, f"{100 * value:+z.2f} points", css="strip")
 
 
-def bars_of_steps(names: Sequence[str], changes: Sequence[float], culprit: str | None) -> Markup:
-    """A waterfall: each stage's change (a fraction) hangs on the sum of those before it; the last bar is the sum."""
+def score_bars(before: float, after: float) -> Markup:
+    """Two scores (fractions) as bars from 0 to 1, the reference's above; nothing where both are undefined."""
+    if math.isnan(before) and math.isnan(after):
+        return Markup("")
+    width, height = 120, 16
+    x = _Axis(0.0, 1.0, 0, width)
+    parts = [f'<rect class="track" x="0" y="1" width="{width}" height="14"/>']
+    for value, css, top in ((before, "float", 1), (after, "file", 8)):
+        if not math.isnan(value):
+            parts.append(f'<rect class="{css}" x="0" y="{top}" width="{max(x(value), 0.5)}" height="7"/>')
+    told = ", ".join("undefined" if math.isnan(value) else f"{100 * value:.1f} %" for value in (before, after))
+    return _svg(parts, width, height, f"float and file: {told}", css="bars")
+
+
+_ROW = 30
+_NAMES, _VALUES = 96, 56  # what names to the left and numbers to the right need
+
+
+def bars_of_steps(steps: Sequence[Bar], culprit: str | None) -> Markup:
+    """A waterfall from top to bottom: each stage's change hangs on the sum of those before it; the last bar is the sum."""
     sums = [0.0]
-    for change in changes:
-        sums.append(sums[-1] + 100 * (0.0 if math.isnan(change) else change))
-    up = nice_ticks(min([*sums, -0.05]), max([*sums, 0.05]))
-    y = _Axis(up[0], up[-1], _HEIGHT - _BOTTOM, _TOP)
-    slot = (_WIDTH - _LEFT - _RIGHT) / (len(names) + 1)
-    parts = [_grid(None, y, [], up, "", "mIoU against the model, points")]
-    bars = [(name, sums[i], sums[i + 1], name == culprit) for i, name in enumerate(names)] + [("total", 0.0, sums[-1], False)]
-    for index, (name, start, end, guilty) in enumerate(bars):
-        left, width = _LEFT + slot * (index + 0.18), slot * 0.64
-        top, bottom = min(y(start), y(end)), max(y(start), y(end))
-        kind = "total" if index == len(names) else "worse" if end < start else "better"
+    for step in steps:
+        sums.append(sums[-1] + 100 * (0.0 if math.isnan(step.change) else step.change))
+    ends = [*sums]
+    for start, step in zip(sums, steps, strict=False):
+        if step.interval is not None:
+            ends += [start + 100 * step.interval.low, start + 100 * step.interval.high]
+    ticks = nice_ticks(min([*ends, -0.05]), max([*ends, 0.05]), 4)
+    height = _ROW * (len(steps) + 1) + 44
+    x = _Axis(ticks[0], ticks[-1], _NAMES, _WIDTH - _VALUES)
+    bottom = height - 40
+    parts = [f'<path class="{"zero" if value == 0 else "grid"}" d="M{x(value)} 2V{bottom}"/>' for value in ticks]
+    parts += [f'<text class="tick" x="{x(value)}" y="{bottom + 15}" text-anchor="middle">{value:g}</text>' for value in ticks]
+    parts.append(
+        f'<text class="axis" x="{(_NAMES + _WIDTH - _VALUES) / 2}" y="{height - 6}" text-anchor="middle">'
+        "mIoU against the model, points</text>"
+    )
+    bars = [(step.name, sums[i], sums[i + 1], step.interval, step.name == culprit) for i, step in enumerate(steps)]
+    bars.append(("total", 0.0, sums[-1], None, False))
+    for index, (name, start, end, interval, guilty) in enumerate(bars):
+        top = 4 + _ROW * index
+        left, right = min(x(start), x(end)), max(x(start), x(end))
+        kind = "total" if index == len(steps) else "worse" if end < start else "better"
+        middle = top + 11
         parts.append(
-            f'<rect class="{kind}{" guilty" if guilty else ""}" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" '
-            f'height="{max(bottom - top, 1.5):.1f}"/>'
+            f'<rect class="{kind}{" guilty" if guilty else ""}" x="{left:.1f}" y="{top}" width="{max(right - left, 1.5):.1f}" '
+            f'height="22"/>'
         )
-        label = top - 5 if top > _TOP + 14 else bottom + 13
-        middle = f"{left + width / 2:.1f}"
-        parts.append(f'<text x="{middle}" y="{label:.1f}" text-anchor="middle">{end - start:+z.2f}</text>')
-        parts.append(f'<text x="{middle}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{escape(name)}</text>')
-    return _svg(parts, _WIDTH, _HEIGHT, "Change of mIoU stage by stage")
+        if interval is not None:
+            low, high = x(start + 100 * interval.low), x(start + 100 * interval.high)
+            parts.append(f'<path class="whisker" d="M{low} {middle}H{high}M{low} {middle - 4}v8M{high} {middle - 4}v8"/>')
+        css = ' class="strong"' if guilty or index == len(steps) else ""
+        parts.append(f'<text{css} x="{_NAMES - 8}" y="{middle + 4}" text-anchor="end">{escape(_short(name))}</text>')
+        parts.append(f'<text{css} x="{_WIDTH - 2}" y="{middle + 4}" text-anchor="end">{end - start:+z.2f}</text>')
+        if index + 1 < len(steps):
+            parts.append(f'<path class="link" d="M{x(end)} {top + 22}v{_ROW - 22}"/>')
+    return _svg(parts, _WIDTH, height, "Change of mIoU stage by stage")
 
 
-def layer_plot(decibels: Sequence[float | None]) -> Markup:
-    """Signal-to-noise ratio of each tensor in execution order; tensors that are equal are left out."""
-    known = [(index, db) for index, db in enumerate(decibels) if db is not None]
-    up = nice_ticks(min([0.0, *(db for _, db in known)]), max([40.0, *(db for _, db in known)]))
-    x = _Axis(0, max(len(decibels) - 1, 1), _LEFT + 6, _WIDTH - _RIGHT - 6)
+def _short(name: str, letters: int = 13) -> str:
+    return name if len(name) <= letters else name[: letters - 1] + "…"
+
+
+_HIGHEST_DB = 80.0
+
+
+def layer_plot(layers: Sequence[Layer]) -> Markup:
+    """Signal-to-noise ratio of each tensor in execution order, cut at 80 dB (float's own rounding); tensors that are equal are left
+    out."""
+    known = [(index, layer, min(layer.snr_db, _HIGHEST_DB)) for index, layer in enumerate(layers) if layer.snr_db is not None]
+    up = nice_ticks(min([0.0, *(db for _, _, db in known)]), max([40.0, *(db for _, _, db in known)]))
+    x = _Axis(0, max(len(layers) - 1, 1), _LEFT + 6, _WIDTH - _RIGHT - 6)
     y = _Axis(up[0], up[-1], _HEIGHT - _BOTTOM, _TOP)
-    parts = [_grid(None, y, [], up, "tensors in execution order", "dB against float")]
-    parts.append(f'<path class="line" d="M{"L".join(f"{x(index)} {y(db)}" for index, db in known)}"/>')
-    parts += [f'<circle class="dot" cx="{x(index)}" cy="{y(db)}" r="2.5"/>' for index, db in known]
+    parts = [_grid(None, y, [], up, "tensors in execution order", "dB against float, higher is closer")]
+    if known:
+        parts.append(f'<path class="line" d="M{"L".join(f"{x(index)} {y(db)}" for index, _, db in known)}"/>')
+    for index, layer, db in known:
+        told = f"{layer.name}: {layer.snr_db:.1f} dB"
+        parts.append(
+            f'<circle class="dot{"" if layer.int8 else " beaten"}" cx="{x(index)}" cy="{y(db)}" r="2.6">'
+            f"<title>{escape(told)}</title></circle>"
+        )
     return _svg(parts, _WIDTH, _HEIGHT, "Signal-to-noise ratio of each tensor")
+
+
+def front_plot(tried: Sequence[Tried], budget: float) -> Markup:
+    """What the search tried: time ratio (to the left is faster) against expected loss (down is better), the budget as a line."""
+    across = nice_ticks(min(one.ratio for one in tried), max([1.0, *(one.ratio for one in tried)]))
+    up = nice_ticks(0.0, max([budget * 1.2, *(one.loss for one in tried)]))
+    x = _Axis(across[0], across[-1], _LEFT, _WIDTH - _RIGHT)
+    y = _Axis(up[0], up[-1], _HEIGHT - _BOTTOM, _TOP)
+    parts = [_grid(x, y, across, up, "time / time of the float file", "expected loss of mIoU, points")]
+    parts.append(f'<path class="limit" d="M{_LEFT} {y(budget)}H{_WIDTH - _RIGHT}"/>')
+    parts.append(f'<text class="tick" x="{_WIDTH - _RIGHT - 4}" y="{y(budget) - 5}" text-anchor="end">budget {budget:g}</text>')
+    ordered = sorted(tried, key=lambda one: one.ratio)
+    parts.append(f'<path class="line" d="M{"L".join(f"{x(one.ratio)} {y(one.loss)}" for one in ordered)}"/>')
+    for one in ordered:
+        told = f"{one.name}: {one.ratio:.2f} of the time{'' if one.measured else ' (predicted)'}, {one.loss:.2f} points"
+        parts.append(
+            f'<circle class="dot{"" if one.chosen else " beaten"}" cx="{x(one.ratio)}" cy="{y(one.loss)}" '
+            f'r="{6 if one.chosen else 4}"><title>{escape(told)}</title></circle>'
+        )
+        if one.chosen:
+            left = x(one.ratio) < _WIDTH / 2
+            parts.append(
+                f'<text class="strong" x="{x(one.ratio) + (9 if left else -9)}" y="{y(one.loss) - 8}" '
+                f'text-anchor="{"start" if left else "end"}">chosen</text>'
+            )
+    return _svg(parts, _WIDTH, _HEIGHT, "What the search tried: time against expected loss")
 
 
 def _span(value: float, interval: Interval | None) -> tuple[float, float]:

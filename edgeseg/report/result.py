@@ -20,9 +20,12 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LayerError(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One tensor against the float graph; ``snr_db`` is None where they are equal."""
+    """One tensor against the float graph: the operator that computes it, whether it is held in 8 bits; ``snr_db`` is None where
+    they are equal."""
 
     tensor: str
+    op: str
+    int8: bool
     snr_db: float | None
 
 
@@ -31,12 +34,12 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         waterfall: None where the chain's earlier files were not measured.
-        layers: tensors of an INT8 file against those of the float file it was made from, on the first evaluation image, in
+        layers: tensors of an INT8 file against those of the float file it was made from, on a few evaluation images, in
             execution order.
         notes: what could not be shown, and why.
     """
 
-    schema: int = 1
+    schema: int = 2
     subject: str
     reference: str
     runtime: str

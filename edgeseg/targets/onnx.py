@@ -103,6 +103,7 @@ def open_onnx(
     threads: int = 1,
     pixels: bool = False,
     profile: bool = False,
+    optimise: bool = True,
     input_layout: Layout = Layout.NCHW,
     output_layout: Layout = Layout.NCHW,
     output_name: str | None = None,
@@ -112,6 +113,7 @@ def open_onnx(
 
     Args:
         pixels: the file takes raw pixels (normalisation inside it), not normalised values.
+        optimise: as an application would; False runs every operator as the file says: Q/DQ around float operators, no fusions.
         profile: record every operator's time; see ``OnnxSession.finish_profile``.
         input_layout, output_layout: how the file's tensors are ordered.
         output_name: the output with the logits, where there are several.
@@ -127,6 +129,8 @@ def open_onnx(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if profile:
         folder = tempfile.TemporaryDirectory(prefix="edgeseg-profile-")
         options.enable_profiling = True

@@ -43,7 +43,7 @@ def test_int8_artifact(embedded: Callable[[str], Path], tmp_path: Path) -> None:
     assert drift["miou"]["reference"] == pytest.approx(before, abs=1e-5)
     assert drift["miou"]["candidate"] == pytest.approx(after, abs=1e-9)
     assert drift["miou"]["interval"]["low"] <= after - before + 1e-5
-    assert [step["stage"] for step in waterfall["steps"]] == ["export", "simplify", "quantize"]
+    assert [step["stage"] for step in waterfall["steps"]] == ["export", "simplify", "quantize", "kernels"]
     assert sum(step["miou"]["change"] for step in waterfall["steps"]) == pytest.approx(drift["miou"]["change"], abs=1e-12)
     assert [layer["tensor"] for layer in found["layers"]][-1] == "logits"
     assert len(found["layers"]) > 30
@@ -64,17 +64,27 @@ def test_tflite_kernels_are_a_step_of_their_own(embedded: Callable[[str], Path],
 
 
 def test_groups_and_a_foreign_file(embedded: Callable[[str], Path], tmp_path: Path) -> None:
-    """A foreign file needs a reference, has no waterfall, and its images may form groups."""
+    """A foreign file needs a reference, its kernels are a step of their own, and its images may form groups."""
     foreign, groups = tmp_path / "foreign.onnx", tmp_path / "groups.csv"
     foreign.write_bytes((embedded("onnx-int8") / "model.onnx").read_bytes())
-    groups.write_text("".join(f"{index:04d},{'even' if index % 2 == 0 else 'odd'}\n" for index in range(24)))
+    groups.write_text("".join(f"{index:04d}.png,{'even' if index % 2 == 0 else 'odd'}\n" for index in range(24)))
     same = ("drift", foreign, "--spec", ROOT / "edgeseg.toml")
     refused(edgeseg(*same, cwd=tmp_path), 2, "--reference")
     done = edgeseg(*same, "--reference", ROOT / "scenes.pt2", "--groups", groups, "--json", cwd=tmp_path)
     assert done.code == 0, done.err
     found = done.document()
-    assert found["waterfall"] is None
+    assert [step["stage"] for step in found["waterfall"]["steps"]] == ["file", "kernels"]
     assert found["layers"] == []
     assert [(group["name"], group["images"]) for group in found["drift"]["groups"]] == [("even", 12), ("odd", 12)]
     groups.write_text("0000,even,odd\n")
     refused(edgeseg(*same, "--groups", groups, cwd=tmp_path), 1, "Line 1", "3 columns")
+    groups.write_text("0000,even\n0000.png,odd\n")
+    refused(edgeseg(*same, "--groups", groups, cwd=tmp_path), 1, "Line 2", "'even' already")
+    groups.write_text("nobody,even\n")
+    refused(edgeseg(*same, "--reference", ROOT / "scenes.pt2", "--groups", groups, cwd=tmp_path), 1, "name none of the 24")
+    refused(edgeseg(*same, "--step", "lower", cwd=tmp_path), 2, "NAME=FILE")
+    refused(
+        edgeseg(*same, "--reference", ROOT / "scenes.pt2", "--step", f"kernels={foreign}", cwd=tmp_path),
+        2,
+        "names of their own",
+    )

@@ -25,6 +25,8 @@ PROBE = """<script>addEventListener("load", () => { const root = document.docume
 root.dataset.probe = JSON.stringify({ width: innerWidth, content: root.scrollWidth,
 images: [...document.images].map(i => i.naturalWidth),
 fetched: performance.getEntriesByType("resource").map(e => e.name).filter(n => !n.startsWith("data:")),
+unnamed: [...document.querySelectorAll("img:not([alt]), svg:not([role=img])")].length,
+dark: getComputedStyle(document.body).backgroundColor,
 cut: [...document.querySelectorAll(".scroll")].filter(e => e.scrollWidth > e.clientWidth + 1).length }); });</script>"""
 
 
@@ -59,14 +61,26 @@ class _Text(HTMLParser):
             self.words += data.split()
 
 
-def chromium(page: Path, folder: Path, *arguments: str) -> str:
+def chromium(page: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Headless, with a profile of its own. What the page writes to its console comes on stderr."""
     assert CHROMIUM is not None
     command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={folder / 'profile'}",
-        *arguments, page.as_uri(),
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+        "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}", *arguments, page.as_uri(),
     ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
+
+
+def probe(report: Path, folder: Path, *arguments: str) -> dict[str, Any]:
+    page = folder / "probed.html"
+    page.write_text(report.read_text().replace("</body>", PROBE + "</body>"))
+    done = chromium(page, folder, *arguments, "--virtual-time-budget=5000", "--dump-dom")
+    assert "CONSOLE" not in done.stderr, done.stderr
+    found = re.search(r'data-probe="([^"]*)"', done.stdout)
+    assert found is not None
+    seen: dict[str, Any] = json.loads(html.unescape(found[1]))
+    return seen
 
 
 def test_page_says_everything_and_needs_nothing(report: Path) -> None:
@@ -77,7 +91,7 @@ def test_page_says_everything_and_needs_nothing(report: Path) -> None:
     said = " ".join(parser.words)
     assert said.index("scenes-onnx-fp32: fail") < said.index("Targets"), "the verdict comes first"
     for phrase in ("Speed against quality", "IoU by class", "building", "Where it arises", "quantize", "Error of each tensor",
-                   "Pictures", "Latency", "Machine and versions", "onnxruntime", "sha256:"):  # fmt: skip
+                   "Pictures", "was right", "Latency", "Machine and versions", "onnxruntime", "sha256:"):  # fmt: skip
         assert phrase in said, phrase
     pictures = re.findall(r'<img src="data:image/jpeg;base64,', text)
     assert len(pictures) == 5 * (2 + 5), "typical ones for both, the worst where anything is lost; five panels each"
@@ -87,17 +101,39 @@ def test_page_says_everything_and_needs_nothing(report: Path) -> None:
 @pytest.mark.parametrize("width", [390, 1200])
 def test_layout(report: Path, tmp_path: Path, width: int) -> None:
     """Nothing sticks out, no table is cut, every picture is decoded, nothing is fetched."""
-    page = tmp_path / "probed.html"
-    page.write_text(report.read_text().replace("</body>", PROBE + "</body>"))
-    dumped = chromium(page, tmp_path, f"--window-size={width},900", "--virtual-time-budget=5000", "--dump-dom")
-    found = re.search(r'data-probe="([^"]*)"', dumped)
-    assert found is not None
-    seen: dict[str, Any] = json.loads(html.unescape(found[1]))
+    seen = probe(report, tmp_path, f"--window-size={width},900")
     assert seen["content"] <= seen["width"], seen
     assert seen["cut"] == 0
     assert seen["fetched"] == []
     assert seen["images"]
     assert min(seen["images"]) > 100
+    assert seen["unnamed"] == 0, "a picture or plot without a name for those who cannot see it"
+
+
+@browser
+def test_dark_where_the_reader_prefers_it(report: Path, tmp_path: Path) -> None:
+    seen = [probe(report, tmp_path, f"--blink-settings=preferredColorScheme={scheme}")["dark"] for scheme in (0, 1)]
+    assert [sum(map(int, re.findall(r"\d+", color)[:3])) < 128 for color in seen] == [True, False]
+
+
+def test_every_text_colour_has_contrast(report: Path) -> None:
+    """WCAG 2.1, success criterion 1.4.3: 4.5 to 1 against the card and the page, light and dark."""
+    text = report.read_text()
+    light, dark, printed = re.findall(r":root \{([^}]*)\}", text)
+    for scheme in (light, dark, printed):
+        colors = {name: _luminance(value) for name, value in re.findall(r"--([a-z]+):#([0-9a-f]+)", scheme)}
+        for name in ("ink", "soft", "pass", "fail", "open", "blue"):
+            for behind in ("card", "ground"):
+                high, low = sorted((colors[name], colors[behind]), reverse=True)
+                assert (high + 0.05) / (low + 0.05) >= 4.5, (name, behind, scheme)
+
+
+def _luminance(digits: str) -> float:
+    """Relative luminance, WCAG 2.1."""
+    full = "".join(digit * 2 for digit in digits) if len(digits) == 3 else digits
+    parts = [int(full[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @browser

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import msgspec
 import numpy as np
 import pytest
 import scipy.stats
 from populations import counts_of, draw
+from sklearn.metrics import brier_score_loss
 
 from edgeseg.errors import DataError
 from edgeseg.metrics.bootstrap import expanded_level
@@ -200,12 +202,37 @@ def test_void_channels_of_either_model_count_as_errors():
 
 def test_confidences_are_compared_and_must_be_complete():
     rng = np.random.default_rng(0)
-    samples = [(*sample, tuple(rng.random((2, 64, 64)).astype(np.float32))) for sample in masks(0, 3)]
-    calibration = summarize_drift(observe(samples), resamples=10).calibration
-    assert 0.0 < calibration.reference < 1.0
-    assert calibration.reference != calibration.candidate
+    samples = [(*sample, tuple(rng.random((2, 64, 64)).astype(np.float32))) for sample in masks(0, 20)]
+    calibration = summarize_drift(observe(samples), resamples=200).calibration
+    for score in (calibration.ece, calibration.brier):
+        assert 0.0 < score.reference < 1.0
+        assert score.change == pytest.approx(score.candidate - score.reference)
+    # The candidate misses objects at confidences drawn as before: its confidence says less about being right.
+    assert calibration.brier.interval.low <= calibration.brier.change <= calibration.brier.interval.high
+    assert calibration.brier.change == pytest.approx(_brier(samples, 3, 1) - _brier(samples, 2, 0), abs=1e-6)
     with pytest.raises(DataError, match="2 of 3"):
         observe([*samples[:2], masks(0, 3)[2]])
+
+
+def _brier(samples, prediction: int, side: int) -> float:
+    kept = [sample[1] >= 0 for sample in samples]
+    right = np.concatenate([(s[prediction] == s[1])[k] for s, k in zip(samples, kept, strict=True)])
+    confidence = np.concatenate([s[4][side][k] for s, k in zip(samples, kept, strict=True)])
+    return brier_score_loss(right, confidence)
+
+
+def test_files_between_are_counted_as_they_would_be_alone():
+    samples = masks(0, 12)
+    with_between = DriftAccumulator(CountSettings(classes=("a", "b", "c"), boundary_radius=3), between_extra=(0, 1))
+    for name, truth, reference, candidate in samples:
+        with_between.update(name, truth, reference, candidate, between=(reference, np.roll(candidate, 2, axis=0)))
+    seen = with_between.compute()
+    alone = observe([(name, truth, reference, np.roll(candidate, 2, axis=0)) for name, truth, reference, candidate in samples])
+    np.testing.assert_array_equal(seen.between[0].boundary, seen.reference.boundary)
+    np.testing.assert_array_equal(seen.between[0].contour, seen.reference.contour)
+    for name in ("boundary", "contour", "small"):
+        np.testing.assert_array_equal(getattr(seen.between[1], name), getattr(alone.candidate, name))
+    np.testing.assert_array_equal(seen.between[1].confusion[:, :, :3], alone.candidate.confusion)
 
 
 def test_names_must_be_unique_and_groups_must_fit():
@@ -216,3 +243,25 @@ def test_names_must_be_unique_and_groups_must_fit():
         summarize_drift(observe(samples), groups={"nobody": "x"}, resamples=10)
     with pytest.raises(DataError, match="no image"):
         observe([])
+
+
+def _peak(images: int) -> int:
+    """Largest memory in use, bytes, while ``images`` pictures of 256 x 256 are counted."""
+    rng = np.random.default_rng(0)
+    truth = np.kron(rng.integers(0, 3, (8, 8)), np.ones((32, 32), np.int64)).astype(np.int16)
+    candidate = np.roll(truth, 2, axis=1)
+    confidence = rng.random(truth.shape).astype(np.float32)
+    accumulator = DriftAccumulator(CountSettings(classes=("a", "b", "c")))
+    tracemalloc.start()
+    for index in range(images):
+        accumulator.update(str(index), truth, truth, candidate, (confidence, confidence))
+    accumulator.compute()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_does_not_grow_with_pixels():
+    """What an image leaves behind is a few kilobytes, not its pixels (128 KiB a label map)."""
+    few, many = _peak(2), _peak(10)
+    assert many - few < 8 * 20_000
