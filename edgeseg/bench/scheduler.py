@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgeseg.bench.affinity import choose_cpus, pinned
 from edgeseg.bench.analysis import Observation, analyze
-from edgeseg.bench.energy import RaplMeter
+from edgeseg.bench.energy import EnergyMeter, RaplMeter
 from edgeseg.bench.executor import Candidate, Clock, run_once, timer_cost
 from edgeseg.bench.journal import Header, Journal, Round
 from edgeseg.bench.load import LoadReading, load_between, read_load
@@ -22,7 +22,7 @@ from edgeseg.bench.memory import measure_memory
 from edgeseg.bench.result import BenchResult, CandidateFacts, Sample
 from edgeseg.bench.settings import BenchSettings
 from edgeseg.errors import UsageError
-from edgeseg.session import Session
+from edgeseg.session import DeviceTimed, Session
 
 __all__ = ["Instruments", "Progress", "measure"]
 
@@ -37,7 +37,7 @@ class Instruments:
     clock: Clock = time.perf_counter_ns
     load: Callable[[], LoadReading] = read_load
     machine: Callable[[], MachineFacts] = machine_facts
-    energy: RaplMeter = field(default_factory=RaplMeter)
+    energy: EnergyMeter = field(default_factory=RaplMeter)
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,9 @@ def _enter(candidate: Candidate, settings: BenchSettings, clock: Clock, stack: E
         warmup_ns=tuple(sample.total for sample in warmup),
         warmup_stable=stable,
         memory=memory,
+        fed=candidate.fed,
+        placement=candidate.placement,
+        device_clock=session.device_clock if isinstance(session, DeviceTimed) else "",
     )
     return _Entrant(candidate, session, facts)
 
@@ -140,12 +143,13 @@ def _rounds(
     lead_in = settings.lead_in if len(entrants) > 1 else 0
     start = clock()
     for done in range(1, settings.max_rounds + 1):
-        turns, joules = [], []
+        turns, joules, device = [], [], []
         for entrant in entrants:
             turn, used = _turn(entrant, settings.runs_per_turn, lead_in, instruments)
             turns.append(turn)
             joules.extend(used)
-        yield Round(turns=tuple(turns), joules=tuple(joules))
+            device.append(_device_times(entrant.session, settings.runs_per_turn))
+        yield Round(turns=tuple(turns), joules=tuple(joules), device=tuple(device) if any(device) else ())
         elapsed = clock() - start
         by_time = math.ceil(done * budget / max(elapsed, 1))
         progress(done, min(max(by_time, settings.min_rounds, done), settings.max_rounds))
@@ -160,6 +164,12 @@ def _turn(entrant: _Entrant, runs: int, lead_in: int, instruments: Instruments) 
     before = meter.read()
     turn = tuple(run_once(entrant.session, entrant.candidate, instruments.clock) for _ in range(runs))
     return turn, [meter.joules_between(before, meter.read())] if meter.available else []
+
+
+def _device_times(session: Session, runs: int) -> tuple[int, ...]:
+    if not isinstance(session, DeviceTimed):
+        return ()
+    return tuple(round(milliseconds * 1e6) for milliseconds in session.device_times(runs))
 
 
 @contextmanager

@@ -106,6 +106,7 @@ def open_onnx(
     input_layout: Layout = Layout.NCHW,
     output_layout: Layout = Layout.NCHW,
     output_name: str | None = None,
+    any_output: bool = False,
 ) -> OnnxSession:
     """Open an ONNX file.
 
@@ -114,6 +115,7 @@ def open_onnx(
         profile: record every operator's time; see ``OnnxSession.finish_profile``.
         input_layout, output_layout: how the file's tensors are ordered.
         output_name: the output with the logits, where there are several.
+        any_output: the output may be of any type (a file that is timed and not judged).
 
     Raises:
         ModelError: ONNX Runtime refuses the file, or its inputs and outputs are not those of a segmentation model.
@@ -152,7 +154,7 @@ def open_onnx(
         file=str(path),
         threads=threads,
         inputs=(_tensor(source, path, _input_affine(graph, source.name) if graph else None),),
-        outputs=(_tensor(result, path, _output_affine(graph, chosen) if graph else None),),
+        outputs=(_output(result, path, _output_affine(graph, chosen) if graph else None, any_output),),
     )
     return OnnxSession(
         runner,
@@ -179,6 +181,12 @@ def _tensor(node: onnxruntime.NodeArg, path: Path, affine: tuple[float, int] | N
     if affine is None:
         return TensorInfo(node.name, _DTYPES[node.type], shape)
     return TensorInfo(node.name, _DTYPES[node.type], shape, (affine[0],), (affine[1],))
+
+
+def _output(node: onnxruntime.NodeArg, path: Path, affine: tuple[float, int] | None, any_output: bool) -> TensorInfo:
+    if any_output and affine is None and node.type not in {"tensor(float)", "tensor(float16)"}:
+        return TensorInfo(node.name, node.type, _shape(node.shape))  # no scale: handed on as it is
+    return _tensor(node, path, affine)
 
 
 def _integer_graph(path: Path) -> onnx.GraphProto:

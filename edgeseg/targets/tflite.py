@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypedDict
@@ -104,6 +105,7 @@ def open_tflite(
     pixels: bool = False,
     output_layout: Layout | None = None,
     output_name: str | None = None,
+    any_output: bool = False,
 ) -> TfliteSession:
     """Open a TFLite file.
 
@@ -114,6 +116,7 @@ def open_tflite(
         pixels: the file takes raw pixels (normalisation inside it), not normalised values.
         output_layout: how the output is ordered; None means as the input.
         output_name: the output with the logits, where there are several.
+        any_output: the output may be of any type (a file that is timed and not judged).
 
     Raises:
         ModelError: LiteRT refuses the file, or its inputs and outputs are not those of a segmentation model.
@@ -152,7 +155,7 @@ def open_tflite(
         file=str(path),
         threads=threads,
         inputs=(_tensor(sources[0]),),
-        outputs=(_tensor(result),),
+        outputs=(_handed_on(_tensor(result)) if any_output else _tensor(result),),
     )
     return TfliteSession(
         interpreter,
@@ -168,6 +171,11 @@ def _message(error: Exception, written: str) -> str:
     """LiteRT's exception, and what it wrote to stderr beside it, which is often the more telling half."""
     said = [str(error), *(line.removeprefix("ERROR:") for line in written.splitlines() if line.startswith("ERROR:"))]
     return "; ".join(dict.fromkeys(line.strip().rstrip(".") for line in said)) + "."
+
+
+def _handed_on(tensor: TensorInfo) -> TensorInfo:
+    """An integer output without a scale is a decision, not logits: it is fetched as it is."""
+    return tensor if tensor.scale or tensor.dtype.startswith("float") else replace(tensor, dtype=f"unscaled {tensor.dtype}")
 
 
 def _tensor(detail: _Detail) -> TensorInfo:
