@@ -12,9 +12,11 @@ import msgspec
 from edgeseg.bench import BenchResult, BenchSettings, Candidate, Instruments, measure
 from edgeseg.bench.device import DeviceKind
 from edgeseg.bench.energy import NvmlMeter
+from edgeseg.elsewhere import Errand, bench_by_ssh
 from edgeseg.entries import Entry, EntryOptions, entries_of, subject_or_bare
 from edgeseg.errors import EdgesegError, EnvironmentLack, OutputError, UsageError
 from edgeseg.profiling import placement_of, profile_of
+from edgeseg.remote.ssh import RemoteOptions
 from edgeseg.report.result import Absent, BenchReport
 from edgeseg.spec import ModelSpec
 from edgeseg.subject import Subject
@@ -32,6 +34,7 @@ class BenchOptions:
         settings: of each run; its ``threads`` is replaced.
         entry: how the files are loaded, run and fed.
         profile: take the time of every operator too, after each run.
+        remote: how another machine is used (a device of kind ssh).
         journal: samples go to ``<journal>.<threads>t.jsonl`` as they come.
         progress: called with what is going on.
     """
@@ -40,6 +43,7 @@ class BenchOptions:
     settings: BenchSettings = field(default_factory=BenchSettings)
     entry: EntryOptions = field(default_factory=EntryOptions)
     profile: bool = False
+    remote: RemoteOptions = field(default_factory=RemoteOptions)
     journal: Path | None = None
     progress: Callable[[str, int, int], None] = lambda _what, _done, _expected: None
 
@@ -49,13 +53,17 @@ def bench(subjects: Sequence[Path], spec: ModelSpec | Path | None = None, option
 
     Raises:
         UsageError: no subject, or one twice.
-        EnvironmentLack: there is no GPU, and one was asked for.
+        EnvironmentLack: there is no GPU, or the other machine cannot be used, and it was asked for.
         EdgesegError: as opening the files raises.
     """
     options = options or BenchOptions()
     if len({path.resolve() for path in subjects}) < len(subjects) or not subjects:
         raise UsageError("A benchmark needs at least one file, each once.", hint="Name each file or folder once.")
     _check_device(options)
+    if options.entry.device.kind is DeviceKind.SSH:
+        journals = partial(journal_path, options.journal) if options.journal is not None else None
+        errand = Errand(options.threads, options.settings, options.entry, options.profile, journals, options.remote)
+        return bench_by_ssh(subjects, spec, errand)
     return bench_subjects([subject_or_bare(path, spec, options.entry) for path in subjects], options)
 
 

@@ -25,7 +25,7 @@ from edgeseg.subject import LoadOptions, Subject, open_subject
 from edgeseg.targets.torch_variant import EAGER, TorchVariant
 from edgeseg.untold import Untold, noise_input, open_untold
 
-__all__ = ["Entry", "EntryOptions", "Feeding", "entries_of", "open_bare", "subject_or_bare"]
+__all__ = ["Entry", "EntryOptions", "Feeding", "entries_of", "open_bare", "picture_of", "subject_or_bare"]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def entries_of(things: Sequence[Subject | Untold], options: EntryOptions) -> tup
         DataError: the picture cannot be decoded or does not fit a spec.
     """
     told = next((thing for thing in things if isinstance(thing, Subject)), None)
-    picture, region = _picture(told, options)
+    picture, region = picture_of(told, options)
     names = _names(things)
     entries: list[Entry] = []
     for thing, name in zip(things, names, strict=True):
@@ -227,7 +227,7 @@ def _decision(prepared: Prepared, spec: ModelSpec, logits: Float32) -> object:
     return decide(restore(logits, prepared.placement, spec), spec)
 
 
-def _picture(subject: Subject | None, options: EntryOptions) -> tuple[Path | None, Path | None]:
+def picture_of(subject: Subject | None, options: EntryOptions) -> tuple[Path | None, Path | None]:
     """The image of every run and its region mask: the one given, or the first that the spec's data sets have."""
     if options.image is not None:
         load_image(options.image)

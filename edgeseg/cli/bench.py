@@ -39,6 +39,10 @@ __all__ = ["command"]
 @click.option("--factory", help="package.module:function for a state_dict.")
 @click.option("--trust-pickle", is_flag=True, help="Run the code inside a pickled model file.")
 @click.option("--output-name", help="Which of several outputs holds the logits.")
+@click.option("--remote-python", default="python3", show_default=True, help="ssh: the Python there that has edgeseg.")
+@click.option(
+    "--limit", type=click.FloatRange(1), default=1800.0, show_default=True, help="ssh, adb: seconds before giving up."
+)
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write the result with all samples as JSON; the samples "
               "go to FILE.<threads>t.jsonl as they come, so that a run that is cut off is not lost.")  # fmt: skip
 @click.option("--recover", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Show such a cut-off run.")
@@ -61,6 +65,8 @@ def command(
     factory: str | None,
     trust_pickle: bool,
     output_name: str | None,
+    remote_python: str,
+    limit: float,
     output: Path | None,
     recover: Path | None,
     as_json: bool,
@@ -73,6 +79,7 @@ def command(
     from edgeseg.bench import recover as recover_journal
     from edgeseg.benching import BenchOptions, bench, write_report
     from edgeseg.entries import EntryOptions
+    from edgeseg.remote.ssh import RemoteOptions
     from edgeseg.report.result import BenchReport
     from edgeseg.subject import LoadOptions
     from edgeseg.targets.torch_variant import parse_variants
@@ -95,6 +102,7 @@ def command(
                 end_to_end=end_to_end,
             ),
             profile=profile,
+            remote=RemoteOptions(python=remote_python, limit_s=limit),
             journal=output,
         )
         with ProgressBar("bench", None) as bar:
