@@ -54,7 +54,7 @@ def analyze(header: Header, rounds: Sequence[Round], observation: Observation, *
         comparisons=comparisons,
         load=observation.load,
         timer_ns=header.timer_ns,
-        overhead=_overhead(candidates, header, observation),
+        overhead=_overhead(candidates, rounds, header, observation),
         complete=complete,
     )
 
@@ -109,13 +109,14 @@ def _compare(base: CandidateResult, other: CandidateResult, header: Header) -> C
     )
 
 
-def _overhead(candidates: Sequence[CandidateResult], header: Header, observation: Observation) -> float | None:
+def _overhead(
+    candidates: Sequence[CandidateResult], rounds: Sequence[Round], header: Header, observation: Observation
+) -> float | None:
     """Share of the time that no session used. Lead-in runs are not timed; each is taken to last as long as the median run."""
     if observation.elapsed_ns is None:
         return None
     lead_in = header.settings.lead_in if len(candidates) > 1 else 0
-    inside = sum(
-        sum(entry.samples.total) + sum(entry.samples.device) + lead_in * entry.samples.rounds * entry.total.median
-        for entry in candidates
+    inside = sum(sum(entry.samples.total) + lead_in * entry.samples.rounds * entry.total.median for entry in candidates) + sum(
+        entry.device_host_ns for entry in rounds
     )
     return max(0.0, 1.0 - inside / max(observation.elapsed_ns, 1))

@@ -143,13 +143,21 @@ def _rounds(
     lead_in = settings.lead_in if len(entrants) > 1 else 0
     start = clock()
     for done in range(1, settings.max_rounds + 1):
-        turns, joules, device = [], [], []
+        turns, joules, device, device_host_ns = [], [], [], 0
         for entrant in entrants:
             turn, used = _turn(entrant, settings.runs_per_turn, lead_in, instruments)
             turns.append(turn)
             joules.extend(used)
+            before = clock()
             device.append(_device_times(entrant.session, settings.runs_per_turn))
-        yield Round(turns=tuple(turns), joules=tuple(joules), device=tuple(device) if any(device) else ())
+            device_host_ns += clock() - before
+        with_device = any(device)
+        yield Round(
+            turns=tuple(turns),
+            joules=tuple(joules),
+            device=tuple(device) if with_device else (),
+            device_host_ns=device_host_ns if with_device else 0,
+        )
         elapsed = clock() - start
         by_time = math.ceil(done * budget / max(elapsed, 1))
         progress(done, min(max(by_time, settings.min_rounds, done), settings.max_rounds))
