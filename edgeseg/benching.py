@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgeseg.android import AndroidErrand, bench_by_adb
 from edgeseg.bench import BenchResult, BenchSettings, Candidate, Instruments, measure
 from edgeseg.bench.device import DeviceKind
 from edgeseg.bench.energy import NvmlMeter
@@ -34,7 +35,8 @@ class BenchOptions:
         settings: of each run; its ``threads`` is replaced.
         entry: how the files are loaded, run and fed.
         profile: take the time of every operator too, after each run.
-        remote: how another machine is used (a device of kind ssh).
+        remote: how another machine is used (a device of kind ssh; its limit holds for adb too).
+        tool: LiteRT's ``benchmark_model`` for an Android device; None: one lies there already.
         journal: samples go to ``<journal>.<threads>t.jsonl`` as they come.
         progress: called with what is going on.
     """
@@ -44,6 +46,7 @@ class BenchOptions:
     entry: EntryOptions = field(default_factory=EntryOptions)
     profile: bool = False
     remote: RemoteOptions = field(default_factory=RemoteOptions)
+    tool: Path | None = None
     journal: Path | None = None
     progress: Callable[[str, int, int], None] = lambda _what, _done, _expected: None
 
@@ -61,9 +64,10 @@ def bench(subjects: Sequence[Path], spec: ModelSpec | Path | None = None, option
         raise UsageError("A benchmark needs at least one file, each once.", hint="Name each file or folder once.")
     _check_device(options)
     if options.entry.device.kind is DeviceKind.SSH:
-        journals = partial(journal_path, options.journal) if options.journal is not None else None
-        errand = Errand(options.threads, options.settings, options.entry, options.profile, journals, options.remote)
+        errand = Errand(options.threads, options.settings, options.entry, options.profile, _journals(options), options.remote)
         return bench_by_ssh(subjects, spec, errand)
+    if options.entry.device.kind is DeviceKind.ADB:
+        return bench_by_adb(subjects, _android(options))
     return bench_subjects([subject_or_bare(path, spec, options.entry) for path in subjects], options)
 
 
@@ -109,6 +113,22 @@ def write_report(report: BenchReport, path: Path) -> None:
             journal_path(path, run.settings.threads).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"Cannot write '{path}': {error.strerror}.", hint="Choose another --output.") from error
+
+
+def _journals(options: BenchOptions) -> Callable[[int], Path] | None:
+    return partial(journal_path, options.journal) if options.journal is not None else None
+
+
+def _android(options: BenchOptions) -> AndroidErrand:
+    return AndroidErrand(
+        device=options.entry.device,
+        threads=options.threads,
+        settings=options.settings,
+        tool=options.tool,
+        profile=options.profile,
+        journals=_journals(options),
+        limit_s=options.remote.limit_s,
+    )
 
 
 def _check_device(options: BenchOptions) -> None:

@@ -40,6 +40,8 @@ __all__ = ["command"]
 @click.option("--trust-pickle", is_flag=True, help="Run the code inside a pickled model file.")
 @click.option("--output-name", help="Which of several outputs holds the logits.")
 @click.option("--remote-python", default="python3", show_default=True, help="ssh: the Python there that has edgeseg.")
+@click.option("--benchmark-model", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="adb: LiteRT's tool, built "
+              "for the device; without it, the one in /data/local/tmp there.")  # fmt: skip
 @click.option(
     "--limit", type=click.FloatRange(1), default=1800.0, show_default=True, help="ssh, adb: seconds before giving up."
 )
@@ -66,6 +68,7 @@ def command(
     trust_pickle: bool,
     output_name: str | None,
     remote_python: str,
+    benchmark_model: Path | None,
     limit: float,
     output: Path | None,
     recover: Path | None,
@@ -103,6 +106,7 @@ def command(
             ),
             profile=profile,
             remote=RemoteOptions(python=remote_python, limit_s=limit),
+            tool=benchmark_model,
             journal=output,
         )
         with ProgressBar("bench", None) as bar:
