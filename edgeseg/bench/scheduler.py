@@ -45,6 +45,7 @@ class _Entrant:
     candidate: Candidate
     session: Session
     facts: CandidateFacts
+    timed: DeviceTimed | None  # the session again; asking a protocol costs too much to be done in every round
 
 
 def measure(
@@ -101,6 +102,7 @@ def _enter(candidate: Candidate, settings: BenchSettings, clock: Clock, stack: E
     session = stack.enter_context(candidate.open())
     load_seconds = (clock() - start) / 1e9
     warmup, stable = _warm_up(session, candidate, settings, clock)
+    timed = session if isinstance(session, DeviceTimed) else None
     facts = CandidateFacts(
         name=candidate.name,
         info=session.info,
@@ -111,9 +113,9 @@ def _enter(candidate: Candidate, settings: BenchSettings, clock: Clock, stack: E
         memory=memory,
         fed=candidate.fed,
         placement=candidate.placement,
-        device_clock=session.device_clock if isinstance(session, DeviceTimed) else "",
+        device_clock=timed.device_clock if timed is not None else "",
     )
-    return _Entrant(candidate, session, facts)
+    return _Entrant(candidate, session, facts, timed)
 
 
 def _size(path: Path | None) -> int | None:
@@ -148,9 +150,13 @@ def _rounds(
             turn, used = _turn(entrant, settings.runs_per_turn, lead_in, instruments)
             turns.append(turn)
             joules.extend(used)
-            before = clock()
-            device.append(_device_times(entrant.session, settings.runs_per_turn))
-            device_host_ns += clock() - before
+            if entrant.timed is not None:
+                before = clock()
+                times = entrant.timed.device_times(settings.runs_per_turn)
+                device_host_ns += clock() - before
+                device.append(tuple(round(milliseconds * 1e6) for milliseconds in times))
+            else:
+                device.append(())
         with_device = any(device)
         yield Round(
             turns=tuple(turns),
@@ -172,12 +178,6 @@ def _turn(entrant: _Entrant, runs: int, lead_in: int, instruments: Instruments) 
     before = meter.read()
     turn = tuple(run_once(entrant.session, entrant.candidate, instruments.clock) for _ in range(runs))
     return turn, [meter.joules_between(before, meter.read())] if meter.available else []
-
-
-def _device_times(session: Session, runs: int) -> tuple[int, ...]:
-    if not isinstance(session, DeviceTimed):
-        return ()
-    return tuple(round(milliseconds * 1e6) for milliseconds in session.device_times(runs))
 
 
 @contextmanager
