@@ -127,7 +127,7 @@ def test_a_gpu_that_is_not_there(workshop: Workshop, tmp_path: Path) -> None:
 
 def test_a_run_that_is_killed_loses_no_round(tmp_path: Path) -> None:
     deciding_onnx(tmp_path / "model.onnx", 16)
-    command = [*COMMAND, "bench", "model.onnx", "--budget", "60", "--no-memory", "-o", "bench.json"]
+    command = [*COMMAND, "bench", "model.onnx", "--rounds", "10000000", "--no-memory", "-o", "bench.json"]
     running = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE)
     journal = tmp_path / "bench.json.1t.jsonl"
     end = time.monotonic() + 60
@@ -137,7 +137,7 @@ def test_a_run_that_is_killed_loses_no_round(tmp_path: Path) -> None:
         time.sleep(0.02)
     os.kill(running.pid, signal.SIGKILL)
     running.communicate()
-    whole_rounds = journal.read_bytes().count(b"\n") - 1
+    whole_rounds = journal.read_bytes().count(b"\n") - 1  # the first line is the header
     found = edgeseg("bench", "--recover", journal, "--json", cwd=tmp_path)
     assert found.code == 0, found.err
     (run,) = found.document()["runs"]

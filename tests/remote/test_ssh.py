@@ -60,7 +60,7 @@ def test_the_same_benchmark_runs_there(loopback: Loopback, tmp_path: Path) -> No
 
 def test_a_broken_connection_loses_no_round_and_leaves_nothing_there(loopback: Loopback, tmp_path: Path) -> None:
     tiny_onnx(tmp_path / "model.onnx")
-    flags = ("--budget", "60", "--no-memory", "--remote-python", sys.executable, "-o", "bench.json")
+    flags = ("--rounds", "10000000", "--no-memory", "--remote-python", sys.executable, "-o", "bench.json")
     command = [*COMMAND, "bench", "model.onnx", "--device", loopback.device.text, *flags]
     running = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE)
     journal = tmp_path / "bench.json.1t.jsonl"
@@ -87,7 +87,7 @@ def test_what_the_command_says_there_is_said_here(loopback: Loopback, tmp_path: 
         run_there(loopback.device, {}, ["bench"], HERE)
     # The command there ends at its limit.
     tiny_onnx(tmp_path / "model.onnx")
-    slow = ["bench", "model.onnx", "--budget", "60", "--no-memory"]
+    slow = ["bench", "model.onnx", "--rounds", "10000000", "--no-memory"]
     with pytest.raises(EnvironmentLack, match="did not end within 2 s"):
         run_there(loopback.device, {"model.onnx": tmp_path / "model.onnx"}, slow, replace(HERE, limit_s=2.0))
     assert not list(loopback.scratch.iterdir())
