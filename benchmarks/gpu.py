@@ -26,10 +26,10 @@ sys.path[:0] = [str(HERE / "gpu"), str(HERE.parent), str(HERE.parents[1] / "whee
 
 from cases import CALIBRATION_IMAGES, prepare, read_suite  # noqa: E402
 from measuring import Plan, prepared_cases, run_case  # noqa: E402
-from nvml import EnergyCounter  # noqa: E402
 from packing import Packed, pack, unpack  # noqa: E402
 from report import NOT_MEASURED, GpuReport, write_report  # noqa: E402
 
+from edgeseg.bench.energy import NvmlMeter  # noqa: E402
 from edgeseg.bench.machine import machine_facts  # noqa: E402
 from edgeseg.errors import EdgesegError, EnvironmentLack  # noqa: E402
 from edgeseg.trt.build import BuildSettings  # noqa: E402
@@ -86,7 +86,7 @@ def measure(cases: Path, options: argparse.Namespace, around: Environment) -> Pa
         images=options.images,
         build=BuildSettings(workspace_mib=options.workspace, timing_cache=options.timing_cache),
     )
-    energy = EnergyCounter()
+    energy = NvmlMeter()
     reports = []
     for work, prepared in prepared_cases(cases):
         say(f"{prepared.case.name}: {'rehearsing' if options.rehearse else 'building and measuring'}")

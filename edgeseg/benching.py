@@ -8,19 +8,22 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
-from edgeseg.bench import BenchSettings, Candidate, measure
-from edgeseg.data.calibration import load_prepared, open_calibration
-from edgeseg.data.pairs import open_evaluation
-from edgeseg.errors import DataError, OutputError, UsageError
-from edgeseg.preprocess import Prepared, decide, load_image, prepare, restore
-from edgeseg.report.result import BenchReport
-from edgeseg.session import Float32, ModelInput, Session
+from edgeseg.android import AndroidErrand, bench_by_adb
+from edgeseg.bench import BenchResult, BenchSettings, Candidate, Instruments, measure
+from edgeseg.bench.device import DeviceKind
+from edgeseg.bench.energy import NvmlMeter
+from edgeseg.elsewhere import Errand, bench_by_ssh
+from edgeseg.entries import Entry, EntryOptions, entries_of, subject_or_bare
+from edgeseg.errors import EdgesegError, EnvironmentLack, OutputError, UsageError
+from edgeseg.profiling import placement_of, profile_of
+from edgeseg.remote.ssh import RemoteOptions
+from edgeseg.report.result import Absent, BenchReport
 from edgeseg.spec import ModelSpec
-from edgeseg.subject import LoadOptions, Subject, open_subject
+from edgeseg.subject import Subject
+from edgeseg.untold import Untold
 
-__all__ = ["BenchOptions", "bench", "bench_subjects", "write_report"]
+__all__ = ["BenchOptions", "bench", "bench_subjects", "journal_path", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -30,59 +33,67 @@ class BenchOptions:
     Attributes:
         threads: one run of the benchmark for each.
         settings: of each run; its ``threads`` is replaced.
-        image: the picture to run on; by default the first evaluation image, else the first calibration image, else noise.
-        end_to_end: time decoding, preprocessing and the decision as well.
+        entry: how the files are loaded, run and fed.
+        profile: take the time of every operator too, after each run.
+        remote: how another machine is used (a device of kind ssh; its limit holds for adb too).
+        tool: LiteRT's ``benchmark_model`` for an Android device; None: one lies there already.
         journal: samples go to ``<journal>.<threads>t.jsonl`` as they come.
-        load: how to load models and foreign files.
         progress: called with what is going on.
     """
 
     threads: tuple[int, ...] = (1,)
     settings: BenchSettings = field(default_factory=BenchSettings)
-    image: Path | None = None
-    end_to_end: bool = False
+    entry: EntryOptions = field(default_factory=EntryOptions)
+    profile: bool = False
+    remote: RemoteOptions = field(default_factory=RemoteOptions)
+    tool: Path | None = None
     journal: Path | None = None
-    load: LoadOptions = field(default_factory=LoadOptions)
     progress: Callable[[str, int, int], None] = lambda _what, _done, _expected: None
 
 
 def bench(subjects: Sequence[Path], spec: ModelSpec | Path | None = None, options: BenchOptions | None = None) -> BenchReport:
-    """Measure files against each other; the first is the base of every comparison.
+    """Measure files against each other; the first is the base of every comparison. A file without an edgeseg.toml is fed noise.
 
     Raises:
         UsageError: no subject, or one twice.
+        EnvironmentLack: there is no GPU, or the other machine cannot be used, and it was asked for.
         EdgesegError: as opening the files raises.
     """
     options = options or BenchOptions()
-    return bench_subjects([open_subject(path, spec, options.load) for path in subjects], options)
-
-
-def bench_subjects(subjects: Sequence[Subject], options: BenchOptions) -> BenchReport:
-    """As ``bench``, for subjects that are open already."""
-    if len({subject.path.resolve() for subject in subjects}) < len(subjects) or not subjects:
+    if len({path.resolve() for path in subjects}) < len(subjects) or not subjects:
         raise UsageError("A benchmark needs at least one file, each once.", hint="Name each file or folder once.")
-    picture, region = _picture(subjects[0], options.image)
-    names = _names(subjects)
-    runs = []
+    _check_device(options)
+    if options.entry.device.kind is DeviceKind.SSH:
+        errand = Errand(options.threads, options.settings, options.entry, options.profile, _journals(options), options.remote)
+        return bench_by_ssh(subjects, spec, errand)
+    if options.entry.device.kind is DeviceKind.ADB:
+        return bench_by_adb(subjects, _android(options))
+    return bench_subjects([subject_or_bare(path, spec, options.entry) for path in subjects], options)
+
+
+def bench_subjects(subjects: Sequence[Subject | Untold], options: BenchOptions) -> BenchReport:
+    """As ``bench``, for subjects that are open already."""
+    entries, image = entries_of(subjects, options.entry)
+    runs: list[BenchResult] = []
+    absent: dict[str, Absent] = {}
     for threads in options.threads:
-        candidates = [
-            _candidate(subject, name, threads, picture, region, options) for subject, name in zip(subjects, names, strict=True)
-        ]
-        # Opened once before anything is timed: a file that does not open fails at once, and the load time that is reported is
-        # the file's own, without the import of its runtime.
-        for candidate in candidates:
-            candidate.open().close()
-        settings = msgspec.structs.replace(options.settings, threads=threads)
+        ready = _ready(entries, threads, absent)
+        candidates = [_candidate(entry, threads) for entry in ready]
+        gpu = options.entry.device.kind is DeviceKind.CUDA
+        # Host memory says nothing of a GPU's.
+        settings = msgspec.structs.replace(options.settings, threads=threads, memory=options.settings.memory and not gpu)
         what = f"{threads} thread{'s' if threads > 1 else ''}"
-        runs.append(
-            measure(
-                candidates,
-                settings,
-                journal=journal_path(options.journal, threads) if options.journal else None,
-                progress=partial(options.progress, what),
-            )
+        result = measure(
+            candidates,
+            settings,
+            journal=journal_path(options.journal, threads) if options.journal else None,
+            progress=partial(options.progress, what),
+            instruments=Instruments(energy=NvmlMeter(options.entry.device.index)) if gpu else None,
         )
-    return BenchReport(image=str(picture.name) if picture else "noise", runs=tuple(runs))
+        runs.append(_profiled(result, ready, threads) if options.profile else result)
+    return BenchReport(
+        image=image, device=options.entry.device.text, runs=tuple(runs), absent=tuple(absent.values()), notes=_notes(entries)
+    )
 
 
 def journal_path(output: Path, threads: int) -> Path:
@@ -104,64 +115,79 @@ def write_report(report: BenchReport, path: Path) -> None:
         raise OutputError(f"Cannot write '{path}': {error.strerror}.", hint="Choose another --output.") from error
 
 
-def _names(subjects: Sequence[Subject]) -> list[str]:
-    """The subjects' names; where two are the same, their paths."""
-    names = [subject.name for subject in subjects]
-    return [name if names.count(name) == 1 else str(subject.path) for subject, name in zip(subjects, names, strict=True)]
+def _journals(options: BenchOptions) -> Callable[[int], Path] | None:
+    return partial(journal_path, options.journal) if options.journal is not None else None
 
 
-def _candidate(
-    subject: Subject, name: str, threads: int, picture: Path | None, region: Path | None, options: BenchOptions
-) -> Candidate:
-    spec = subject.spec
-    prepared = _prepared(spec, picture, region)
-    return Candidate(
-        name=name,
-        open=_opener(subject, threads, options.load),
-        x=prepared.input,
-        file=subject.artifact.model_path if subject.artifact else subject.path,
-        preprocess=partial(_preprocess, picture, spec, region) if options.end_to_end and picture is not None else None,
-        postprocess=partial(_decision, prepared, spec) if options.end_to_end else None,
+def _android(options: BenchOptions) -> AndroidErrand:
+    return AndroidErrand(
+        device=options.entry.device,
+        threads=options.threads,
+        settings=options.settings,
+        tool=options.tool,
+        profile=options.profile,
+        journals=_journals(options),
+        limit_s=options.remote.limit_s,
     )
 
 
-def _opener(subject: Subject, threads: int, load: LoadOptions) -> Callable[[], Session]:
-    if subject.is_model:  # The loaded network cannot be sent to the process that measures memory; its path can.
-        return partial(_open_model, subject.path, subject.spec, load, threads)
-    return partial(subject.open, threads)
+def _check_device(options: BenchOptions) -> None:
+    """A GPU is looked for before any file is loaded."""
+    if options.entry.device.kind is not DeviceKind.CUDA:
+        return
+    from edgeseg.trt.driver import find_driver
+
+    count = len(find_driver().gpus)
+    if options.entry.device.index >= count:
+        raise EnvironmentLack(
+            f"There is no GPU {options.entry.device.index}; this machine has {count}.", hint="Count from 0: --device cuda:0."
+        )
 
 
-def _open_model(path: Path, spec: ModelSpec, load: LoadOptions, threads: int) -> Session:
-    return open_subject(path, spec, load).open(threads)
+def _ready(entries: Sequence[Entry], threads: int, absent: dict[str, Absent]) -> list[Entry]:
+    """Entries that open, each opened once before anything is timed: a file that does not open fails at once, and the load time
+    that is reported is the file's own, without the import of its runtime. What was one way among several to run a model, and
+    is impossible here, goes to ``absent``."""
+    ready = []
+    first: EdgesegError | None = None
+    for entry in entries:
+        try:
+            entry.open(threads).close()
+        except EdgesegError as error:
+            if not entry.optional:
+                raise
+            first = first or error
+            absent.setdefault(entry.name, Absent(name=entry.name, why=str(error)))
+        else:
+            ready.append(entry)
+    if first is not None and not ready:
+        raise first
+    return ready
 
 
-def _preprocess(picture: Path, spec: ModelSpec, region: Path | None) -> ModelInput:
-    return load_prepared(picture, spec, region).input
+def _candidate(entry: Entry, threads: int) -> Candidate:
+    feeding = entry.feeding
+    return Candidate(
+        name=entry.name,
+        open=partial(entry.open, threads),
+        x=feeding.x,
+        file=entry.file,
+        preprocess=feeding.preprocess,
+        postprocess=feeding.postprocess,
+        fed=feeding.text,
+        placement=placement_of(entry.open, entry.file, feeding.x, threads),
+    )
 
 
-def _decision(prepared: Prepared, spec: ModelSpec, logits: Float32) -> object:
-    return decide(restore(logits, prepared.placement, spec), spec)
+def _profiled(result: BenchResult, entries: Sequence[Entry], threads: int) -> BenchResult:
+    """Profiles are taken after everything was timed, so that no profiler is near the samples."""
+    candidates = tuple(
+        msgspec.structs.replace(one, profile=profile_of(entry.open, entry.file, entry.feeding.x, threads))
+        for one, entry in zip(result.candidates, entries, strict=True)
+    )
+    return msgspec.structs.replace(result, candidates=candidates)
 
 
-def _prepared(spec: ModelSpec, picture: Path | None, region: Path | None) -> Prepared:
-    if picture is not None:
-        return load_prepared(picture, spec, region)
-    noise = np.random.default_rng(0).integers(0, 256, (spec.input.height, spec.input.width, 3), np.uint8)
-    return prepare(noise, spec, np.ones(noise.shape[:2], np.bool_))
-
-
-def _picture(subject: Subject, given: Path | None) -> tuple[Path | None, Path | None]:
-    """The image of every run and its region mask: the one given, or the first that the spec's data sets have."""
-    if given is not None:
-        load_image(given)
-        return given, None
-    try:
-        sample = next(iter(open_evaluation(subject.spec, subject.base)))
-        return sample.image_path, sample.region_path
-    except (UsageError, DataError):
-        pass  # No evaluation set here: any other picture of the model's world will do.
-    try:
-        calibration = open_calibration(subject.spec, subject.base, count=1)
-    except (UsageError, DataError):
-        return None, None
-    return calibration.paths[0], calibration.regions[0] if calibration.regions else None
+def _notes(entries: Sequence[Entry]) -> tuple[str, ...]:
+    """What was not fed as an application would feed it."""
+    return tuple(f"{entry.name} was fed {entry.feeding.text}" for entry in entries if entry.feeding.text.startswith("noise"))

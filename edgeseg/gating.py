@@ -174,7 +174,8 @@ def _measure(rules: Sequence[Rule], subject: Subject, base: Subject | None, opti
     if not timing:
         settings = msgspec.structs.replace(settings, budget_seconds=0.0, min_rounds=2)
     subjects = [base, subject] if timing and base is not None else [subject]
-    bench = replace(options.bench, settings=settings, load=options.drift.load, progress=options.progress)
+    entry = replace(options.bench.entry, load=options.drift.load)
+    bench = replace(options.bench, settings=settings, entry=entry, progress=options.progress)
     return bench_subjects(subjects, bench).runs[0]
 
 

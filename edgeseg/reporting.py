@@ -116,7 +116,8 @@ def _bench(comparisons: Sequence[Comparison], options: ReportOptions) -> BenchRe
     if options.bench is None:
         return None
     subjects = [comparisons[0].reference, *(comparison.subject for comparison in comparisons)]
-    return bench_subjects(subjects, replace(options.bench, load=options.drift.load, progress=options.progress))
+    entry = replace(options.bench.entry, load=options.drift.load)
+    return bench_subjects(subjects, replace(options.bench, entry=entry, progress=options.progress))
 
 
 def _section(

@@ -12,7 +12,7 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Float32", "ModelInput", "Session", "SessionInfo", "TensorInfo", "UInt8", "infer"]
+__all__ = ["DeviceTimed", "Float32", "ModelInput", "Session", "SessionInfo", "TensorInfo", "UInt8", "infer"]
 
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
@@ -76,6 +76,17 @@ class Session(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+@runtime_checkable
+class DeviceTimed(Protocol):
+    """A Session that can also be timed by its device's own clock, without the host's share. ``device_clock`` names the clock;
+    ``device_times`` gives the milliseconds of each of ``runs`` further runs on the input fed last."""
+
+    @property
+    def device_clock(self) -> str: ...
+
+    def device_times(self, runs: int) -> tuple[float, ...]: ...
 
 
 def infer(session: Session, x: ModelInput) -> Float32:

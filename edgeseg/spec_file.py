@@ -17,7 +17,7 @@ from edgeseg.errors import SpecError
 from edgeseg.spec import ColorOrder, Interpolation, Layout, ModelSpec, OutputKind, Resize
 from edgeseg.spec_rules import problems
 
-__all__ = ["SPEC_NAME", "check_spec", "dump_spec", "find_spec", "load_spec", "parse_spec"]
+__all__ = ["SPEC_NAME", "check_spec", "dump_spec", "find_spec", "load_spec", "parse_spec", "spec_beside"]
 
 SPEC_NAME = "edgeseg.toml"
 
@@ -153,11 +153,16 @@ def find_spec(model: Path, folder: Path) -> Path:
     Raises:
         SpecError: there is neither.
     """
-    candidates = (model.parent / SPEC_NAME, folder / SPEC_NAME)
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
+    found = spec_beside(model, folder)
+    if found is not None:
+        return found
     raise SpecError(f"There is no {SPEC_NAME} beside {model} or in {folder}.", hint=f"Create one with: edgeseg init {model}")
+
+
+def spec_beside(model: Path, folder: Path) -> Path | None:
+    """As ``find_spec``, and None where there is neither."""
+    candidates = (model.parent / SPEC_NAME, folder / SPEC_NAME)
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def dump_spec(spec: ModelSpec) -> str:

@@ -101,7 +101,7 @@ def _artifact_subject(artifact: Artifact, spec: ModelSpec | Path | None) -> Subj
         base,
         partial(_open_graph, graph),
         artifact,
-        plain=None if form is Format.ENGINE else partial(_open_graph, graph, plain=True),
+        plain=None if graph.format is Format.ENGINE else partial(_open_graph, graph, plain=True),
     )
 
 

@@ -13,9 +13,9 @@ from typing import Protocol
 
 import msgspec
 from cases import Prepared, artifacts
-from nvml import EnergyCounter
 from report import NOT_MEASURED, SIMULATION, CaseReport, Drift, Row
 
+from edgeseg.bench.energy import NvmlMeter
 from edgeseg.bench.statistics import Ratio, paired_ratio, summarize
 from edgeseg.data.calibration import open_calibration
 from edgeseg.data.pairs import open_evaluation
@@ -65,7 +65,7 @@ class Candidate:
         return f"{self.runner} batch {self.batch}{'' if self.graph else ' without graph'}"
 
 
-def run_case(work: Path, prepared: Prepared, environment: Environment, plan: Plan, energy: EnergyCounter) -> CaseReport:
+def run_case(work: Path, prepared: Prepared, environment: Environment, plan: Plan, energy: NvmlMeter) -> CaseReport:
     """Everything that this machine can do with one case; what it cannot, and why, stands in the rows."""
     spec = prepared.spec
     if spec is None:
@@ -146,7 +146,7 @@ def _open_ort(source: Path, path: Path, batch: int) -> Timed:
 
 
 def _measure(
-    candidates: list[Candidate], probe: ModelInput, plan: Plan, energy: EnergyCounter
+    candidates: list[Candidate], probe: ModelInput, plan: Plan, energy: NvmlMeter
 ) -> tuple[tuple[Row, ...], dict[str, Ratio]]:
     """Rounds of one turn each; batch by batch, so that the sessions of one batch are open together."""
     rows: list[Row] = []
@@ -154,7 +154,7 @@ def _measure(
     for batch in plan.batches:
         absent: dict[str, str] = {}
         samples: dict[str, list[int]] = {}
-        joules: dict[str, float | None] = {}
+        joules: dict[str, float] = {}
         with ExitStack() as stack:
             ready = []
             for candidate in (c for c in candidates if c.batch == batch):
@@ -170,10 +170,10 @@ def _measure(
                 for candidate, session in ready:
                     before = energy.read()
                     times = session.device_times(RUNS_PER_TURN)
-                    after = energy.read()
                     samples.setdefault(candidate.label, []).extend(round(ms * 1e6) for ms in times)
-                    if before is not None and after is not None:
-                        joules[candidate.label] = (joules.get(candidate.label) or 0.0) + after - before
+                    if energy.available:
+                        used = energy.joules_between(before, energy.read())
+                        joules[candidate.label] = joules.get(candidate.label, 0.0) + used
         base = samples.get(f"tensorrt-int8 batch {batch}")
         for candidate in (c for c in candidates if c.batch == batch):
             taken = samples.get(candidate.label, [])

@@ -11,7 +11,7 @@ from edgeseg.bench.journal import Header, Round, read_journal
 from edgeseg.bench.load import LoadShare
 from edgeseg.bench.noise import judge_noise
 from edgeseg.bench.result import BenchResult, CandidateFacts, CandidateResult, Comparison, Samples
-from edgeseg.bench.statistics import paired_ratio, summarize
+from edgeseg.bench.statistics import Ratio, paired_ratio, summarize
 from edgeseg.errors import DataError
 
 __all__ = ["Observation", "analyze", "recover"]
@@ -54,7 +54,7 @@ def analyze(header: Header, rounds: Sequence[Round], observation: Observation, *
         comparisons=comparisons,
         load=observation.load,
         timer_ns=header.timer_ns,
-        overhead=_overhead(candidates, header, observation),
+        overhead=_overhead(candidates, rounds, header, observation),
         complete=complete,
     )
 
@@ -69,6 +69,7 @@ def _candidate(
         fetch=tuple(run.fetch for run in runs),
         preprocess=tuple(run.preprocess for run in runs) if any(run.preprocess for run in runs) else (),
         postprocess=tuple(run.postprocess for run in runs) if any(run.postprocess for run in runs) else (),
+        device=tuple(ns for entry in rounds if entry.device for ns in entry.device[place]),
         runs_per_turn=header.settings.runs_per_turn,
     )
     joules = [entry.joules[place] for entry in rounds if entry.joules]
@@ -81,29 +82,41 @@ def _candidate(
         total=summarize(samples.total),
         noise=judge_noise(samples.invoke, first_run_ns=facts.warmup_ns[0], load=observation.load, machine=header.machine),
         energy=EnergyUse(joules_per_run=sum(joules) / len(runs) if joules else None, source=observation.energy_source),
+        device=summarize(samples.device) if samples.device else None,
     )
 
 
 def _compare(base: CandidateResult, other: CandidateResult, header: Header) -> Comparison:
     settings = header.settings
-    invoke, total = (
-        paired_ratio(
-            getattr(base.samples, phase),
-            getattr(other.samples, phase),
+
+    def ratio(before: tuple[int, ...], after: tuple[int, ...]) -> Ratio:
+        return paired_ratio(
+            before,
+            after,
             runs_per_turn=settings.runs_per_turn,
             confidence=settings.confidence,
             resamples=settings.resamples,
             seed=settings.seed,
         )
-        for phase in ("invoke", "total")
+
+    a, b = base.samples, other.samples
+    return Comparison(
+        base=base.facts.name,
+        candidate=other.facts.name,
+        invoke=ratio(a.invoke, b.invoke),
+        total=ratio(a.total, b.total),
+        device=ratio(a.device, b.device) if a.device and b.device else None,
     )
-    return Comparison(base=base.facts.name, candidate=other.facts.name, invoke=invoke, total=total)
 
 
-def _overhead(candidates: Sequence[CandidateResult], header: Header, observation: Observation) -> float | None:
+def _overhead(
+    candidates: Sequence[CandidateResult], rounds: Sequence[Round], header: Header, observation: Observation
+) -> float | None:
     """Share of the time that no session used. Lead-in runs are not timed; each is taken to last as long as the median run."""
     if observation.elapsed_ns is None:
         return None
     lead_in = header.settings.lead_in if len(candidates) > 1 else 0
-    inside = sum(sum(entry.samples.total) + lead_in * entry.samples.rounds * entry.total.median for entry in candidates)
+    inside = sum(sum(entry.samples.total) + lead_in * entry.samples.rounds * entry.total.median for entry in candidates) + sum(
+        entry.device_host_ns for entry in rounds
+    )
     return max(0.0, 1.0 - inside / max(observation.elapsed_ns, 1))

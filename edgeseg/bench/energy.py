@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
-__all__ = ["EnergyUse", "RaplMeter"]
+from edgeseg.errors import EnvironmentLack
+
+__all__ = ["EnergyMeter", "EnergyUse", "NvmlMeter", "RaplMeter"]
 
 
 class EnergyUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``joules_per_run`` is None where the machine does not tell; ``source`` says which counter, or why there is none.
 
-    RAPL counts the whole CPU package, other processes and idle power included: compare candidates of one run only.
+    RAPL counts the whole CPU package and NVML the whole GPU, other processes and idle power included: compare candidates of one
+    run only.
     """
 
     joules_per_run: float | None
     source: str
+
+
+class EnergyMeter(Protocol):
+    """Counters read before and after. ``source`` says which, or why there are none."""
+
+    source: str
+
+    @property
+    def available(self) -> bool: ...
+
+    def read(self) -> tuple[int, ...]: ...
+
+    def joules_between(self, before: tuple[int, ...], after: tuple[int, ...]) -> float: ...
 
 
 class RaplMeter:
@@ -62,3 +80,58 @@ class RaplMeter:
         for (_, limit), first, last in zip(self._zones, before, after, strict=True):
             total += last - first if last >= first else last - first + limit
         return total / 1e6
+
+
+class NvmlMeter:
+    """The total energy counter of an NVIDIA GPU, by the driver's NVML (``nvmlDeviceGetTotalEnergyConsumption``: millijoules since
+    the driver was loaded; GPUs from Volta on).
+
+    Args:
+        index: of the GPU, in NVML's order (that of ``nvidia-smi``).
+        library: NVML's; another one in tests.
+    """
+
+    def __init__(self, index: int = 0, library: str = "libnvidia-ml.so.1") -> None:
+        self._handle = ctypes.c_void_p()
+        self._nvml: ctypes.CDLL | None = None
+        try:
+            nvml = ctypes.CDLL(library)
+        except OSError as error:
+            self.source = f"not available: there is no NVML ({error})"
+            return
+        if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(self._handle)):
+            self.source = "not available: NVML does not start"
+            return
+        self._nvml = nvml
+        status = self._status(ctypes.c_ulonglong())
+        if status:
+            self._nvml = None
+            self.source = f"not available: this GPU does not count its energy (NVML says {status})"
+            return
+        self.source = "NVML total energy of the GPU"
+
+    @property
+    def available(self) -> bool:
+        return self._nvml is not None
+
+    def read(self) -> tuple[int, ...]:
+        """The counter now, in millijoules; empty where not available.
+
+        Raises:
+            EnvironmentLack: it answered before and does no more (the GPU was lost).
+        """
+        if self._nvml is None:
+            return ()
+        millijoules = ctypes.c_ulonglong()
+        status = self._status(millijoules)
+        if status:
+            raise EnvironmentLack(f"The GPU's energy counter stopped answering (NVML says {status}).", hint="Try nvidia-smi.")
+        return (millijoules.value,)
+
+    def joules_between(self, before: tuple[int, ...], after: tuple[int, ...]) -> float:
+        """Energy between two readings."""
+        return sum(last - first for first, last in zip(before, after, strict=True)) / 1e3
+
+    def _status(self, millijoules: ctypes.c_ulonglong) -> int:
+        assert self._nvml is not None
+        return int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle, ctypes.byref(millijoules)))

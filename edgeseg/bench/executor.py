@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from edgeseg.bench.profile import Placement
 from edgeseg.bench.result import Sample
 from edgeseg.session import Float32, ModelInput, Session
 
@@ -29,6 +30,8 @@ class Candidate:
         file: the file that ships, for its size.
         preprocess: image to input (decode, resize ...), timed where given; its result is what is fed.
         postprocess: logits to decision, timed where given.
+        fed: what ``x`` is, in words.
+        placement: what the runtime makes of the file, where that is known.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Candidate:
     file: Path | None = None
     preprocess: Callable[[], ModelInput] | None = None
     postprocess: Callable[[Float32], object] | None = None
+    fed: str = ""
+    placement: Placement | None = None
 
 
 def run_once(session: Session, candidate: Candidate, clock: Clock = time.perf_counter_ns) -> Sample:

@@ -30,10 +30,14 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Round(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="round"):
-    """One round: for each candidate, in the header's order, the runs of its turn, and its energy in joules if metered."""
+    """One round: for each candidate, in the header's order, the runs of its turn, its energy in joules if metered, and the
+    nanoseconds of as many runs by the device's own clock (none where it has no such clock). ``device_host_ns``: the host's time for
+    all of those."""
 
     turns: tuple[tuple[Sample, ...], ...]
     joules: tuple[float, ...] = ()
+    device: tuple[tuple[int, ...], ...] = ()
+    device_host_ns: int = 0
 
 
 @dataclass(frozen=True)

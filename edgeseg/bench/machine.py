@@ -12,10 +12,10 @@ from pathlib import Path
 import msgspec
 import psutil
 
-__all__ = ["MachineFacts", "machine_facts"]
+__all__ = ["KNOWN_FLAGS", "MachineFacts", "machine_facts"]
 
 # Instruction sets that decide how fast int8 and float16 kernels are.
-_FLAGS = (
+KNOWN_FLAGS = (
     "avx2",
     "fma",
     "f16c",
@@ -70,7 +70,7 @@ def machine_facts() -> MachineFacts:
     return MachineFacts(
         cpu=cpuinfo.get("model name") or platform.processor() or "unknown",
         architecture=platform.machine(),
-        flags=tuple(flag for flag in _FLAGS if flag in present),
+        flags=tuple(flag for flag in KNOWN_FLAGS if flag in present),
         logical_cores=os.cpu_count() or 1,
         physical_cores=psutil.cpu_count(logical=False),
         memory_bytes=psutil.virtual_memory().total,

@@ -9,6 +9,7 @@ from edgeseg.bench.load import LoadShare
 from edgeseg.bench.machine import MachineFacts
 from edgeseg.bench.memory import MemoryUse
 from edgeseg.bench.noise import NoiseVerdict
+from edgeseg.bench.profile import Placement, Profile
 from edgeseg.bench.settings import BenchSettings
 from edgeseg.bench.statistics import Ratio, Summary
 from edgeseg.session import SessionInfo
@@ -34,6 +35,7 @@ class Samples(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """All timed runs of one candidate in the order measured, nanoseconds, one tuple a phase.
 
     ``runs_per_turn`` neighbours belong to one round. ``preprocess`` and ``postprocess`` are empty where there are none.
+    ``device``: as many further runs, timed by the GPU's own clock; empty on a CPU.
     """
 
     feed: tuple[int, ...]
@@ -41,6 +43,7 @@ class Samples(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     fetch: tuple[int, ...]
     preprocess: tuple[int, ...] = ()
     postprocess: tuple[int, ...] = ()
+    device: tuple[int, ...] = ()
     runs_per_turn: int = 1
 
     @property
@@ -54,7 +57,15 @@ class Samples(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class CandidateFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Known before the first round. ``load_seconds``: opening the session; ``warmup_ns``: total time of each warm-up run."""
+    """Known before the first round.
+
+    Attributes:
+        load_seconds: opening the session.
+        warmup_ns: total time of each warm-up run.
+        fed: what every run was fed: a picture's name, or noise and why.
+        placement: None where the runtime does not tell.
+        device_clock: what the samples of the device's own clock were taken by; empty on a CPU.
+    """
 
     name: str
     info: SessionInfo
@@ -63,10 +74,14 @@ class CandidateFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     warmup_ns: tuple[int, ...]
     warmup_stable: bool
     memory: MemoryUse | None = None
+    fed: str = ""
+    placement: Placement | None = None
+    device_clock: str = ""
 
 
 class CandidateResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One candidate: raw samples and what follows from them. ``invoke`` is the file's latency, ``total`` all phases."""
+    """One candidate: raw samples and what follows from them. ``invoke`` is the file's latency by the host's clock, ``total`` all
+    phases, ``device`` the latency by the GPU's clock; ``profile`` is there where it was asked for and the runtime gives one."""
 
     facts: CandidateFacts
     samples: Samples
@@ -76,15 +91,19 @@ class CandidateResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     total: Summary
     noise: NoiseVerdict
     energy: EnergyUse
+    device: Summary | None = None
+    profile: Profile | None = None
 
 
 class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``candidate`` against ``base``, measured in the same rounds. Ratios are candidate / base."""
+    """``candidate`` against ``base``, measured in the same rounds. Ratios are candidate / base. ``device``: by the GPU's clock,
+    where both have one."""
 
     base: str
     candidate: str
     invoke: Ratio
     total: Ratio
+    device: Ratio | None = None
 
 
 class BenchResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgeseg.bench.affinity import choose_cpus, pinned
 from edgeseg.bench.analysis import Observation, analyze
-from edgeseg.bench.energy import RaplMeter
+from edgeseg.bench.energy import EnergyMeter, RaplMeter
 from edgeseg.bench.executor import Candidate, Clock, run_once, timer_cost
 from edgeseg.bench.journal import Header, Journal, Round
 from edgeseg.bench.load import LoadReading, load_between, read_load
@@ -22,7 +22,7 @@ from edgeseg.bench.memory import measure_memory
 from edgeseg.bench.result import BenchResult, CandidateFacts, Sample
 from edgeseg.bench.settings import BenchSettings
 from edgeseg.errors import UsageError
-from edgeseg.session import Session
+from edgeseg.session import DeviceTimed, Session
 
 __all__ = ["Instruments", "Progress", "measure"]
 
@@ -37,7 +37,7 @@ class Instruments:
     clock: Clock = time.perf_counter_ns
     load: Callable[[], LoadReading] = read_load
     machine: Callable[[], MachineFacts] = machine_facts
-    energy: RaplMeter = field(default_factory=RaplMeter)
+    energy: EnergyMeter = field(default_factory=RaplMeter)
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class _Entrant:
     candidate: Candidate
     session: Session
     facts: CandidateFacts
+    timed: DeviceTimed | None  # the session again; asking a protocol costs too much to be done in every round
 
 
 def measure(
@@ -101,6 +102,7 @@ def _enter(candidate: Candidate, settings: BenchSettings, clock: Clock, stack: E
     session = stack.enter_context(candidate.open())
     load_seconds = (clock() - start) / 1e9
     warmup, stable = _warm_up(session, candidate, settings, clock)
+    timed = session if isinstance(session, DeviceTimed) else None
     facts = CandidateFacts(
         name=candidate.name,
         info=session.info,
@@ -109,8 +111,11 @@ def _enter(candidate: Candidate, settings: BenchSettings, clock: Clock, stack: E
         warmup_ns=tuple(sample.total for sample in warmup),
         warmup_stable=stable,
         memory=memory,
+        fed=candidate.fed,
+        placement=candidate.placement,
+        device_clock=timed.device_clock if timed is not None else "",
     )
-    return _Entrant(candidate, session, facts)
+    return _Entrant(candidate, session, facts, timed)
 
 
 def _size(path: Path | None) -> int | None:
@@ -140,12 +145,25 @@ def _rounds(
     lead_in = settings.lead_in if len(entrants) > 1 else 0
     start = clock()
     for done in range(1, settings.max_rounds + 1):
-        turns, joules = [], []
+        turns, joules, device, device_host_ns = [], [], [], 0
         for entrant in entrants:
             turn, used = _turn(entrant, settings.runs_per_turn, lead_in, instruments)
             turns.append(turn)
             joules.extend(used)
-        yield Round(turns=tuple(turns), joules=tuple(joules))
+            if entrant.timed is not None:
+                before = clock()
+                times = entrant.timed.device_times(settings.runs_per_turn)
+                device_host_ns += clock() - before
+                device.append(tuple(round(milliseconds * 1e6) for milliseconds in times))
+            else:
+                device.append(())
+        with_device = any(device)
+        yield Round(
+            turns=tuple(turns),
+            joules=tuple(joules),
+            device=tuple(device) if with_device else (),
+            device_host_ns=device_host_ns if with_device else 0,
+        )
         elapsed = clock() - start
         by_time = math.ceil(done * budget / max(elapsed, 1))
         progress(done, min(max(by_time, settings.min_rounds, done), settings.max_rounds))

@@ -8,15 +8,32 @@ from edgeseg.bench.result import BenchResult
 from edgeseg.metrics.drift import DriftResult
 from edgeseg.report.waterfall import Waterfall
 
-__all__ = ["BenchReport", "DriftReport", "LayerError"]
+__all__ = ["Absent", "BenchReport", "DriftReport", "LayerError"]
+
+
+class Absent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A row that could not be measured, and why."""
+
+    name: str
+    why: str
 
 
 class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One result for each number of threads; ratios hold within a result only. ``image``: what every run was fed."""
+    """One result for each number of threads; ratios hold within a result only.
+
+    Attributes:
+        image: what every run was fed.
+        device: where it ran, as ``--device`` says it.
+        absent: what was asked for and is impossible on this machine.
+        notes: what a reader of the figures must know.
+    """
 
     schema: int = 1
     image: str
     runs: tuple[BenchResult, ...]
+    device: str = "cpu"
+    absent: tuple[Absent, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class LayerError(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -108,6 +108,7 @@ def open_onnx(
     output_layout: Layout = Layout.NCHW,
     output_name: str | None = None,
     labels: bool = False,
+    any_output: bool = False,
 ) -> OnnxSession:
     """Open an ONNX file.
 
@@ -118,6 +119,7 @@ def open_onnx(
         input_layout, output_layout: how the file's tensors are ordered.
         output_name: the output with the logits, where there are several.
         labels: the output holds class indices, which are given as they are.
+        any_output: the output may be of any type (a file that is timed and not judged).
 
     Raises:
         ModelError: ONNX Runtime refuses the file, or its inputs and outputs are not those of a segmentation model.
@@ -153,7 +155,7 @@ def open_onnx(
     source, result = runner.get_inputs()[0], next(o for o in runner.get_outputs() if o.name == chosen)
     types = {source.type} if labels else {source.type, result.type}
     graph = _integer_graph(path) if types & {"tensor(uint8)", "tensor(int8)"} else None
-    given = _tensor(result, path, _output_affine(graph, chosen) if graph and not labels else None)
+    given = _output(result, path, _output_affine(graph, chosen) if graph and not labels else None, any_output)
     info = SessionInfo(
         runtime="onnxruntime",
         version=onnxruntime.__version__,
@@ -187,6 +189,12 @@ def _tensor(node: onnxruntime.NodeArg, path: Path, affine: tuple[float, int] | N
     if affine is None:
         return TensorInfo(node.name, _DTYPES[node.type], shape)
     return TensorInfo(node.name, _DTYPES[node.type], shape, (affine[0],), (affine[1],))
+
+
+def _output(node: onnxruntime.NodeArg, path: Path, affine: tuple[float, int] | None, any_output: bool) -> TensorInfo:
+    if any_output and affine is None and node.type not in {"tensor(float)", "tensor(float16)"}:
+        return TensorInfo(node.name, node.type, _shape(node.shape))  # no scale: handed on as it is
+    return _tensor(node, path, affine)
 
 
 def _integer_graph(path: Path) -> onnx.GraphProto:

@@ -112,6 +112,10 @@ class TensorRTSession:
             raise ModelError("No output to fetch.", hint="Call invoke() first.")
         return logits_array(self._engine.read()[:1], self._info.outputs[0], layout=Layout.NCHW)
 
+    @property
+    def device_clock(self) -> str:
+        return "CUDA events"
+
     def device_times(self, runs: int) -> tuple[float, ...]:
         """Milliseconds of each of ``runs`` runs by CUDA events: the GPU's time for a whole batch, without the host's."""
         return self._engine.time(runs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypedDict
@@ -105,6 +106,7 @@ def open_tflite(
     output_layout: Layout | None = None,
     output_name: str | None = None,
     labels: bool = False,
+    any_output: bool = False,
 ) -> TfliteSession:
     """Open a TFLite file.
 
@@ -116,6 +118,7 @@ def open_tflite(
         output_layout: how the output is ordered; None means as the input.
         output_name: the output with the logits, where there are several.
         labels: the output holds class indices, which are given as they are.
+        any_output: the output may be of any type (a file that is timed and not judged).
 
     Raises:
         ModelError: LiteRT refuses the file, or its inputs and outputs are not those of a segmentation model.
@@ -148,13 +151,18 @@ def open_tflite(
     shapes = {detail["name"]: tuple(int(n) for n in detail["shape"]) for detail in results}
     chosen = choose_name(shapes, output_name, what=str(path))
     result = next(detail for detail in results if detail["name"] == chosen)
+    shown = _tensor(result)
+    if labels:
+        shown = as_labels(shown)
+    elif any_output:
+        shown = _handed_on(shown)
     info = SessionInfo(
         runtime="litert",
         version=importlib.metadata.version("ai-edge-litert"),
         file=str(path),
         threads=threads,
         inputs=(_tensor(sources[0]),),
-        outputs=(as_labels(_tensor(result)) if labels else _tensor(result),),
+        outputs=(shown,),
     )
     return TfliteSession(
         interpreter,
@@ -170,6 +178,11 @@ def _message(error: Exception, written: str) -> str:
     """LiteRT's exception, and what it wrote to stderr beside it, which is often the more telling half."""
     said = [str(error), *(line.removeprefix("ERROR:") for line in written.splitlines() if line.startswith("ERROR:"))]
     return "; ".join(dict.fromkeys(line.strip().rstrip(".") for line in said)) + "."
+
+
+def _handed_on(tensor: TensorInfo) -> TensorInfo:
+    """An integer output without a scale is a decision, not logits: it is fetched as it is."""
+    return tensor if tensor.scale or tensor.dtype.startswith("float") else replace(tensor, dtype=f"unscaled {tensor.dtype}")
 
 
 def _tensor(detail: _Detail) -> TensorInfo:

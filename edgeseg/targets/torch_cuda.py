@@ -39,9 +39,11 @@ class CudaMode(StrEnum):
 
 @dataclass(frozen=True)
 class CudaOptions:
-    """``graph``: record the run as a CUDA graph and replay it. ``batch``: the fed image that many times."""
+    """``graph``: record the run as a CUDA graph and replay it. ``batch``: the fed image that many times. ``compiled``: by
+    torch.compile in the mode's arithmetic."""
 
     mode: CudaMode = CudaMode.FP32
+    compiled: bool = False
     batch: int = 1
     graph: bool = False
     device: int = 0
@@ -116,6 +118,10 @@ class TorchCudaSession:
             raise ModelError("No output to fetch.", hint="Call invoke() first.")
         return np.ascontiguousarray(self._output[:1].float().cpu().numpy(), dtype=np.float32)
 
+    @property
+    def device_clock(self) -> str:
+        return "CUDA events"
+
     def device_times(self, runs: int) -> tuple[float, ...]:
         """Milliseconds of each of ``runs`` runs by CUDA events: the GPU's time for a whole batch."""
         import torch
@@ -165,11 +171,11 @@ def open_torch_cuda(model: Model, spec: ModelSpec, options: CudaOptions | None =
     shape = (options.batch, *nchw_shape(spec.input)[1:])
     try:
         module = module.to(device=device, dtype=dtype, memory_format=torch.channels_last)
-        if options.mode is CudaMode.COMPILE:
+        if options.compiled or options.mode is CudaMode.COMPILE:
             module = torch.compile(module)
         example = torch.zeros(shape, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
         info = SessionInfo(
-            runtime=f"torch-{options.mode.value}",
+            runtime=f"torch-{options.mode.value}{'-compile' if options.compiled else ''}{'-graph' if options.graph else ''}",
             version=str(torch.__version__),
             file=str(model.path),
             device=f"cuda:{options.device} {torch.cuda.get_device_name(device)}",

@@ -33,11 +33,11 @@ from edgeseg.tflite.graph import Array, Quant, TfGraph, TfOp, TfTensor
 from edgeseg.tflite.runtime import LoadedGraph
 from edgeseg.tflite.support import RELU_LIMITS, delegated, supported
 
-__all__ = ["CostTable", "OpCost", "cuts_delegate", "fused_pads", "measure_exposure", "probe"]
+__all__ = ["REPEATS", "CostTable", "OpCost", "cuts_delegate", "fused_pads", "measure_exposure", "probe", "time_each"]
 
 log = logging.getLogger("edgeseg.probe")
 
-_REPEATS = 9
+REPEATS = 9
 _SPEND_S = 0.02  # per operator and domain, beyond three repeats
 _COLD_REPEATS = 3
 _RETIMED = 8  # operators timed again beside the whole network
@@ -151,6 +151,30 @@ def _fastest(graphs: Sequence[TfGraph], threads: int) -> list[float]:
             one.feed(_values(graph))
             one.invoke()
         return [min(times) for times in zip(*([timed(one) for one in loaded] for _ in range(_ROUNDS)), strict=True)]
+
+
+def time_each(graph: TfGraph, *, threads: int = 1) -> dict[str, float | None]:
+    """Every operator of a graph as it stands, float or integer, timed alone with the caches full.
+
+    Returns:
+        Microseconds by the operator's id, without what an empty file costs. 0 for a PAD that counts with its convolution; None
+        for an operator that the runtime does not run alone.
+    """
+    known: dict[str, float] = {}
+    idle = _run(_identity(TfTensor("x", (1, 1, 1, 1), "float32")), threads)[0]
+    pads = fused_pads(graph)
+    absorbed = {pad.id for pad in pads.values()}
+    found: dict[str, float | None] = {}
+    for op in graph.ops:
+        if op.id in absorbed:
+            found[op.id] = 0.0
+            continue
+        chain = [pads[op.id], op] if op.id in pads else [op]
+        key = " + ".join(_key(one, graph, Domain.FLOAT) for one in chain)
+        if key not in known:
+            known[key] = _run(_alone(chain, graph), threads)[0]
+        found[op.id] = max(known[key] - idle, 0.0) if known[key] >= 0 else None
+    return found
 
 
 class _Book:
@@ -326,7 +350,7 @@ def _run(graph: TfGraph, threads: int) -> tuple[float, float]:
             loaded.invoke()
             full = [_time(loaded) for _ in range(3)]
             spent = sum(full)
-            while len(full) < _REPEATS and spent < _SPEND_S * 1e6:
+            while len(full) < REPEATS and spent < _SPEND_S * 1e6:
                 full.append(_time(loaded))
                 spent += full[-1]
             emptied = []
