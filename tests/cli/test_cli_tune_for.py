@@ -35,7 +35,7 @@ def test_integer_only_has_no_float_anywhere(workshop: Workshop, tmp_path: Path, 
 
 
 def test_stored_costs_predict_and_say_so(workshop: Workshop, tmp_path: Path) -> None:
-    out = compile_for(workshop, tmp_path, "--tune-for", "arm-dotprod")
+    out = compile_for(workshop, tmp_path, "--tune-for", "arm-dotprod", "--io", "int8")
     notes = json.loads((out / "manifest.json").read_text())["stages"][-1]["notes"]
     assert "operator costs: stored table arm-dotprod" in notes
     assert any("predicted for arm-dotprod, not measured there" in note for note in notes)
