@@ -38,6 +38,7 @@ from edgeseg.session import Session, SessionInfo
 from edgeseg.spec import GateSpec, IoType, ModelSpec, Target, TuneFor
 from edgeseg.stages.build_engine import engine_status
 from edgeseg.stages.check import AgreementCheck
+from edgeseg.stages.policy import parse_policy
 from edgeseg.stages.quantize_trt import SHIP
 from edgeseg.trt.build import BuildSettings
 from edgeseg.trt.driver import look_around
@@ -98,11 +99,8 @@ class CompileOptions:
         return self.io or natural
 
     def check(self, target: Target) -> None:
-        """Refuse what contradicts itself.
-
-        Raises:
-            UsageError: ``tune_for`` does not fit the target or the element type.
-        """
+        """Raise a UsageError, before any work, for a policy there is not and for a ``tune_for`` that does not fit."""
+        parse_policy(self.policy, self.tune_for)
         if self.tune_for is TuneFor.HERE:
             return
         if target is not Target.TFLITE_INT8:

@@ -54,6 +54,8 @@ def test_stored_costs_predict_and_say_so(workshop: Workshop, tmp_path: Path) -> 
             ("-t", "tflite-int8", "--tune-for", "integer-only", "--policy", "float-ops=CONV_2D"),
             "integer-only hardware has none",
         ),
+        (("-t", "tflite-int8", "--policy", "float-ops="), "There is no policy 'float-ops='"),
+        (("-t", "onnx-int8", "--policy", "fast"), "There is no policy 'fast'"),
     ],
 )
 def test_contradictions_are_usage_errors(workshop: Workshop, tmp_path: Path, flags: tuple[str, ...], said: str) -> None:
