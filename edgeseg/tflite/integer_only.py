@@ -32,6 +32,7 @@ __all__ = ["integer_search", "require_integers"]
 
 log = logging.getLogger("edgeseg.search")
 
+_HARDLY_MORE = 1.1  # times the noise: what all wider ranges together may cost
 _RESERVE = 0.1  # of the time is kept for what makes use of the harm
 
 
@@ -77,9 +78,9 @@ def integer_search(
         better = _own_widths(graph, observers, best.plan, ranges, judge, settings)
         if better:
             candidate = run("ranges by each tensor's own harm", {**ranges, **better})
-            if candidate.score.noise < best.score.noise:
+            if candidate.score.noise < _HARDLY_MORE * best.score.noise:
                 best = candidate
-                notes.append(f"{len(better)} ranges chosen by the tensor's own harm at the output")
+                notes.append(f"{len(better)} ranges widened, by the tensor's own harm at the output")
         if settings.late:
             notes.append("time ran out while measuring harm")
     return _timed(graph, image, best, tried, notes, settings)
