@@ -5,8 +5,8 @@
 Every operator of the trained models and of the zoo, as lowered and after all rewrites, is probed in float and in int8. A class
 of operators gets ``base + mac * multiply-adds + byte * bytes`` by least squares of relative errors. For each net
 the table is then fitted on the other nets alone, and its costs are compared with those probed on that net: rank
-correlation over operators, error of the sum, and the measured time of the mixture that is fastest by it over that of the
-mixture that is fastest by probing (interleaved).
+correlation over operators, error of the sum, and the measured processor time of the mixture that is fastest by it over that of
+the mixture that is fastest by probing (interleaved).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import importlib.util
 import math
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,7 +240,8 @@ def compared(name: str, samples: list[Sample], graph: TfGraph, probed: CostTable
     columns = [np.asarray([[table.ops[op].float_us, table.ops[op].int8_us] for op in both]) for table in (probed, stored)]
     graphs = [mixture(graph, table) for table in (probed, stored)]
     image = np.random.default_rng(0).standard_normal(graph.tensors[graph.inputs[0]].shape).astype(np.float32)
-    times = latency([(one, image) for one in graphs], rounds=25)
+    # Processor time of the one thread that computes: what others do on the machine does not count.
+    times = latency([(one, image) for one in graphs], rounds=25, clock=time.thread_time_ns)
     return NetResult(
         net=name,
         operators=len(both),

@@ -40,6 +40,7 @@ from edgeseg.session import Session, SessionInfo
 from edgeseg.spec import GateSpec, Head, IoType, ModelSpec, Target, TuneFor
 from edgeseg.stages.build_engine import engine_status
 from edgeseg.stages.check import AgreementCheck
+from edgeseg.stages.policy import parse_policy
 from edgeseg.stages.quantize_trt import SHIP
 from edgeseg.trt.build import BuildSettings
 from edgeseg.trt.driver import look_around
@@ -102,11 +103,12 @@ class CompileOptions:
         return self.io or natural
 
     def check(self, target: Target) -> None:
-        """Refuse what contradicts itself.
+        """Refuse what contradicts itself, before any work.
 
         Raises:
-            UsageError: ``tune_for`` does not fit the target or the element type, or ``head`` the target.
+            UsageError: there is no such policy, ``tune_for`` does not fit the target or the element type, or ``head`` the target.
         """
+        parse_policy(self.policy, self.tune_for)
         if self.head is not Head.LOGITS and target.runtime == "tensorrt":
             raise UsageError(f"{target} gives logits only.", hint=f"Leave --output {self.head} out, or choose another target.")
         if self.tune_for is TuneFor.HERE:

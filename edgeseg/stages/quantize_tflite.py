@@ -22,6 +22,7 @@ from edgeseg.quantize.plan import Domain, QuantPlan, TensorQuant
 from edgeseg.quantize.ranges import choose
 from edgeseg.session import Float32, ModelInput
 from edgeseg.spec import IoType, ModelSpec, OutputKind, TuneFor
+from edgeseg.stages.policy import parse_policy
 from edgeseg.stages.rewrite_tflite import OperatorCosts
 from edgeseg.stages.verdict import predicted_notes, speed_notes
 from edgeseg.tflite.cost import int8_share
@@ -30,7 +31,7 @@ from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.equalise import ChannelPeaks, channel_peaks, equalise
 from edgeseg.tflite.flatbuffer import read, write
 from edgeseg.tflite.graph import TfGraph
-from edgeseg.tflite.integer_only import integer_search
+from edgeseg.tflite.integer_only import integer_search, require_integers
 from edgeseg.tflite.judge import Judge
 from edgeseg.tflite.passes import PASSES, apply
 from edgeseg.tflite.pixels import Normalisation, PixelInput, fold_input_normalisation
@@ -126,6 +127,8 @@ def quantize_tflite(
     job = _Job(read(graph.path), calibration, spec, options, time.monotonic() + options.time_limit_s)
     prepared, plan, search_record = job.run()
     emitted = quantize(prepared.graph, plan, io=options.io, integer_only=job.integer_only)
+    if job.integer_only:
+        require_integers(emitted)
     share = int8_share(emitted)
     if share == 0.0:
         raise StageError(
@@ -192,26 +195,18 @@ class _Job:
             if _EQUALISE in given.passes:
                 prepared = self.equalised(prepared)
             return prepared, given, None
-        policy, _, kinds = options.policy.partition("=")
-        if policy not in {"auto", "full", "float-ops"} or options.effort not in EFFORTS:
-            raise UsageError(
-                f"There is no policy '{options.policy}' or effort '{options.effort}'.",
-                hint=f"Policies: auto, full, float-ops=KIND,KIND. Efforts: {', '.join(EFFORTS)}.",
-            )
-        if self.integer_only and policy == "float-ops":
-            raise UsageError(
-                f"Policy '{options.policy}' keeps operators in float, and integer-only hardware has none.",
-                hint="Leave --policy out, or --tune-for integer-only.",
-            )
+        policy = parse_policy(options.policy, options.tune_for)
+        if options.effort not in EFFORTS:
+            raise UsageError(f"There is no effort '{options.effort}'.", hint=f"Efforts: {', '.join(EFFORTS)}.")
         options.progress("rewrites")
-        prepared = self.rewritten(everything=self.integer_only or policy == "full")
+        prepared = self.rewritten(everything=self.integer_only or policy.name == "full")
         if self.integer_only:
             initial_plan(prepared.graph, {}, policy=Policy.INTEGER_ONLY)  # says early what has no integer kernel
         prepared = self.balanced(prepared)
         options.progress("statistics")
         observers = self.observe(prepared, self.fitted)
-        if policy != "auto":
-            plan = self.ruled(prepared, observers, kinds)
+        if policy.name != "auto":
+            plan = self.ruled(prepared, observers, policy.kinds)
             return prepared, msgspec.structs.replace(plan, passes=prepared.passes), None
         result = self.searched(prepared, observers)
         record = self.recorded(result)
@@ -283,10 +278,9 @@ class _Job:
         collect(prepared.graph, map(prepared.feed, images), lambda name, values: observers[name].update(values))
         return observers
 
-    def ruled(self, prepared: _Prepared, observers: dict[str, Observer], kinds: str) -> QuantPlan:
+    def ruled(self, prepared: _Prepared, observers: dict[str, Observer], named: frozenset[str]) -> QuantPlan:
         """Everything in int8 that has a kernel, but for the kinds that were named."""
         ranges = _ranges(observers) | prepared.fixed
-        named = {kind.strip().upper() for kind in kinds.split(",") if kind.strip()}
         present = {op.kind for op in prepared.graph.ops}
         if named - present:
             raise UsageError(

@@ -12,10 +12,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
+from edgeseg.errors import StageError
 from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import QuantPlan, TensorQuant
 from edgeseg.quantize.ranges import choose
 from edgeseg.spec import IoType
+from edgeseg.tflite.cost import operator_domains
 from edgeseg.tflite.downstream import Downstream
 from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.graph import TfGraph
@@ -26,10 +28,11 @@ from edgeseg.tflite.runtime import Feed
 from edgeseg.tflite.search import Candidate, SearchResult, SearchSettings
 from edgeseg.tflite.widths import choose_widths
 
-__all__ = ["integer_search"]
+__all__ = ["integer_search", "require_integers"]
 
 log = logging.getLogger("edgeseg.search")
 
+_HARDLY_MORE = 1.1  # times the noise: what all wider ranges together may cost
 _RESERVE = 0.1  # of the time is kept for what makes use of the harm
 
 
@@ -75,9 +78,9 @@ def integer_search(
         better = _own_widths(graph, observers, best.plan, ranges, judge, settings)
         if better:
             candidate = run("ranges by each tensor's own harm", {**ranges, **better})
-            if candidate.score.noise < best.score.noise:
+            if candidate.score.noise < _HARDLY_MORE * best.score.noise:
                 best = candidate
-                notes.append(f"{len(better)} ranges chosen by the tensor's own harm at the output")
+                notes.append(f"{len(better)} ranges widened, by the tensor's own harm at the output")
         if settings.late:
             notes.append("time ran out while measuring harm")
     return _timed(graph, image, best, tried, notes, settings)
@@ -127,3 +130,20 @@ def _timed(
         candidates=tuple(final),
         notes=tuple(notes),
     )
+
+
+def require_integers(graph: TfGraph) -> None:
+    """Look at the file itself, since a plan may have been given by hand.
+
+    Raises:
+        StageError: an operator reads or writes float32.
+    """
+    floats = operator_domains(graph)["float"]
+    conversions = [op for op in graph.ops if any(graph.tensors[name].dtype == "float32" for name in op.outputs)]
+    if floats or conversions:
+        listed = ", ".join(f"{count} {kind}" for kind, count in floats.items()) or f"{len(conversions)} DEQUANTIZE"
+        raise StageError(
+            f"the plan leaves float operators: {listed}.",
+            hint="Give no --plan, or one in which every operator is int8.",
+            stage="quantize_tflite",
+        )

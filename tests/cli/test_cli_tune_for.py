@@ -35,7 +35,7 @@ def test_integer_only_has_no_float_anywhere(workshop: Workshop, tmp_path: Path, 
 
 
 def test_stored_costs_predict_and_say_so(workshop: Workshop, tmp_path: Path) -> None:
-    out = compile_for(workshop, tmp_path, "--tune-for", "arm-dotprod")
+    out = compile_for(workshop, tmp_path, "--tune-for", "arm-dotprod", "--io", "int8")
     notes = json.loads((out / "manifest.json").read_text())["stages"][-1]["notes"]
     assert "operator costs: stored table arm-dotprod" in notes
     assert any("predicted for arm-dotprod, not measured there" in note for note in notes)
@@ -54,6 +54,8 @@ def test_stored_costs_predict_and_say_so(workshop: Workshop, tmp_path: Path) -> 
             ("-t", "tflite-int8", "--tune-for", "integer-only", "--policy", "float-ops=CONV_2D"),
             "integer-only hardware has none",
         ),
+        (("-t", "tflite-int8", "--policy", "float-ops="), "There is no policy 'float-ops='"),
+        (("-t", "onnx-int8", "--policy", "fast"), "There is no policy 'fast'"),
     ],
 )
 def test_contradictions_are_usage_errors(workshop: Workshop, tmp_path: Path, flags: tuple[str, ...], said: str) -> None:
