@@ -19,6 +19,7 @@ from edgeseg.stages.verdict import speed_notes
 from edgeseg.trt.build import BuildSettings
 
 if TYPE_CHECKING:
+    from edgeseg.stages.build_engine import Precision
     from edgeseg.stages.qdq_options import QdqOptions
 
 __all__ = ["ChainOptions", "build_chain", "floors"]
@@ -230,6 +231,21 @@ class _HalfTrt:
 
 
 @dataclass(frozen=True)
+class _AnyBatch:
+    options: ChainOptions
+    name: str = "batch"
+    takes: Format | None = Format.ONNX
+    gives: Format = Format.ONNX
+
+    def run(self, graph: Graph | None, work: Path) -> Outcome:
+        del work  # the files to ship are rewritten where they are
+        from edgeseg.stages.build_engine import any_batch_stage
+
+        assert graph is not None
+        return any_batch_stage(graph, _precision(self.options.target))
+
+
+@dataclass(frozen=True)
 class _BuildEngine:
     """Gives the graph it takes where this machine can build no engine; ``build_engine.engine_status`` says so."""
 
@@ -239,15 +255,23 @@ class _BuildEngine:
     gives: Format = Format.ENGINE
 
     def run(self, graph: Graph | None, work: Path) -> Outcome:
-        from edgeseg.stages.build_engine import Precision, build_engine_stage
+        from edgeseg.stages.build_engine import build_engine_stage
 
         assert graph is not None
-        return build_engine_stage(graph, Precision(self.options.target.value.partition("-")[2]), work, self.options.engine)
+        return build_engine_stage(graph, _precision(self.options.target), work, self.options.engine)
+
+
+def _precision(target: Target) -> Precision:
+    """Of a TensorRT target."""
+    from edgeseg.stages.build_engine import Precision
+
+    return Precision(target.value.partition("-")[2])
 
 
 def build_chain(options: ChainOptions) -> list[Stage]:
     """The stages for ``options.target``, in order."""
     stages: list[Stage] = [_Export(options), _Simplify(options)]
+    build: list[Stage] = [*([_AnyBatch(options)] if options.engine.dynamic else []), _BuildEngine(options)]
     match options.target:
         case Target.ONNX_FP32:
             pass
@@ -260,14 +284,14 @@ def build_chain(options: ChainOptions) -> list[Stage]:
         case Target.TFLITE_INT8:
             stages += [_Lower(options), _QuantizeTflite(options)]
         case Target.TENSORRT_FP32:
-            stages += [_PrepareTrt(options), _BuildEngine(options)]
+            stages += [_PrepareTrt(options), *build]
         case Target.TENSORRT_FP16:
-            stages += [_PrepareTrt(options), _HalfTrt(options), _BuildEngine(options)]
+            stages += [_PrepareTrt(options), _HalfTrt(options), *build]
         case Target.TENSORRT_INT8:
-            stages += [_QuantizeTrt(options), _BuildEngine(options)]
+            stages += [_QuantizeTrt(options), *build]
     return stages
 
 
 def floors() -> dict[str, Floor]:
     """The least agreement by stage name; stages not named here must be exact."""
-    return {"half": FP16, "quantize": INT8, "build": INT8}
+    return {"half": FP16, "quantize": INT8, "build": INT8, "batch": FP16}

@@ -113,6 +113,25 @@ class GraphView:
                 known[item.name] = (str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape)
         return known
 
+    @cached_property
+    def _one_image(self) -> GraphView:
+        """The graph itself; where its batch is dynamic, the same with a batch of one."""
+        import onnx
+
+        batches = [item.type.tensor_type.shape.dim[:1] for item in self.model.graph.input if item.name in self.inputs]
+        if all(first.HasField("dim_value") for dims in batches for first in dims):
+            return self
+        copy = onnx.ModelProto()
+        copy.CopyFrom(self.model)
+        del copy.graph.value_info[:]
+        for item in copy.graph.input:
+            for first in item.type.tensor_type.shape.dim[:1]:
+                if item.name in self.inputs:
+                    first.dim_value = 1
+        for item in copy.graph.output:
+            item.type.tensor_type.ClearField("shape")
+        return GraphView(copy)
+
     def is_constant(self, name: str) -> bool:
         """True for an initializer and for the output of a Constant node."""
         return name in self._initializers or (name in self.producers and self.producers[name].op_type == "Constant")
@@ -150,14 +169,14 @@ class GraphView:
         return tuple(name for name in (*self.inputs, *made) if self.is_float(name))
 
     def multiply_adds(self, node: onnx.NodeProto) -> int:
-        """Multiply-adds of one weighted operator for the static shapes; 0 for all other kinds.
+        """Multiply-adds of one weighted operator, for one image where the batch is dynamic; 0 for all other kinds.
 
         Raises:
             ModelError: its shapes are not static.
         """
         if node.op_type not in WEIGHTED:
             return 0
-        result, data, weights = (self.shape(name) for name in (node.output[0], node.input[0], node.input[1]))
+        result, data, weights = (self._one_image.shape(name) for name in (node.output[0], node.input[0], node.input[1]))
         if result is None or data is None or weights is None or min((*result, *data, *weights), default=1) < 0:
             raise ModelError(
                 f"The shapes around {node_label(node)} are not static.", hint="Export the model with a fixed input size."

@@ -52,7 +52,7 @@ class EngineRunner:
     """One engine, one context, one stream. Not for several threads.
 
     Args:
-        batch: images a run; the engine must have been built for it.
+        batch: images a run; the engine must have been built for it. 0: the fewest that it takes.
         graph: record the run once as a CUDA graph and replay it.
         stream: run in this stream of the caller's instead of a new one.
 
@@ -66,7 +66,7 @@ class EngineRunner:
         trt: ModuleType,
         engine: tensorrt.ICudaEngine,
         memory: DeviceMemory,
-        batch: int = 1,
+        batch: int = 0,
         graph: bool = False,
         stream: int = 0,
     ) -> None:
@@ -83,6 +83,8 @@ class EngineRunner:
         if len(inputs) != 1 or len(outputs) != 1:
             raise ValueError(f"the engine has inputs {inputs} and outputs {outputs}; one of each is needed")
         declared = tuple(engine.get_tensor_shape(inputs[0]))
+        if not batch:
+            batch = declared[0] if declared[0] != -1 else engine.get_tensor_profile_shape(inputs[0], 0)[0][0]
         if declared[0] not in (-1, batch):
             raise ValueError(f"the engine was built for batch {declared[0]}, not {batch}")
         shape = (batch, *declared[1:])
