@@ -35,11 +35,15 @@ def load_model(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise ModelError(f"There is no file {path}.", hint="Check the path of the ONNX file.")
     try:
-        return onnx.load_model(str(path))
-    except (DecodeError, ValueError, FileNotFoundError) as error:
+        model = onnx.load_model(str(path))
+    except (DecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
         raise ModelError(
-            f"{path} cannot be read as ONNX: {error}.", hint="Check that the file is complete and of the right kind."
+            f"{path} cannot be read as ONNX: {str(error).rstrip('.')}.",
+            hint="Check that the file is complete and of the right kind, and that files with its weights lie beside it.",
         ) from error
+    if not model.HasField("graph"):
+        raise ModelError(f"{path} holds no graph.", hint="Check that the file is complete; export it again.")
+    return model
 
 
 def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
@@ -52,9 +56,28 @@ def text_attribute(node: onnx.NodeProto, name: str, default: str) -> str:
     return next((a.s.decode() for a in node.attribute if a.name == name), default)
 
 
+def _constant_node(node: onnx.NodeProto) -> npt.NDArray[np.generic] | None:
+    """What a Constant node holds, or None for strings and sparse tensors."""
+    import onnx
+
+    for a in node.attribute:
+        match a.name:
+            case "value":
+                return np.asarray(onnx.numpy_helper.to_array(a.t))
+            case "value_float":
+                return np.asarray(a.f, np.float32)
+            case "value_floats":
+                return np.asarray(a.floats, np.float32)
+            case "value_int":
+                return np.asarray(a.i, np.int64)
+            case "value_ints":
+                return np.asarray(a.ints, np.int64)
+    return None
+
+
 def node_label(node: onnx.NodeProto) -> str:
     """How messages call a node: its kind and its name, or its first output where it has no name."""
-    return f"{node.op_type} '{node.name or node.output[0]}'"
+    return f"{node.op_type} '{node.name or (node.output[0] if node.output else '')}'"
 
 
 @dataclass(frozen=True)
@@ -143,10 +166,14 @@ class GraphView:
         if name not in self._constants:
             tensor = self._initializers.get(name)
             if tensor is None and self.is_constant(name):
-                tensor = next((a.t for a in self.producers[name].attribute if a.name == "value"), None)
-            if tensor is None:
+                value = _constant_node(self.producers[name])
+                if value is None:
+                    return None
+                self._constants[name] = value
+            elif tensor is None:
                 return None
-            self._constants[name] = onnx.numpy_helper.to_array(tensor)
+            else:
+                self._constants[name] = onnx.numpy_helper.to_array(tensor)
         return self._constants[name]
 
     def shape(self, name: str) -> tuple[int, ...] | None:

@@ -113,7 +113,7 @@ def any_batch_stage(graph: Graph, precision: Precision) -> Outcome:
         (ship / name).write_bytes(model.SerializeToString())
     return Outcome(
         Graph.of(graph.path, Format.ONNX, pixels=graph.pixels),
-        ("any number of images a run; 1, 2 and 3 give what they give one by one (simulation)",),
+        ("any number of images a run; 2 and 3 give what they give one by one (simulation)",),
     )
 
 

@@ -122,7 +122,7 @@ def _sizes_from_input(view: GraphView, model: onnx.ModelProto, node: onnx.NodePr
     ]
 
 
-_PROVED = (1, 2, 3)
+_PROVED = (2, 3)
 """Images a run with which a graph for any batch is proved."""
 
 
