@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgeseg.stages.build_engine import Precision
     from edgeseg.stages.qdq_options import QdqOptions
 
-__all__ = ["ChainOptions", "build_chain", "floors"]
+__all__ = ["ChainOptions", "build_chain", "floors", "repeatable"]
 
 _OPSET = 18
 """What PyTorch's exporter writes by itself; every ONNX Runtime since 1.14 and both TFLite routes read it."""
@@ -290,6 +290,13 @@ def build_chain(options: ChainOptions) -> list[Stage]:
         case Target.TENSORRT_INT8:
             stages += [_QuantizeTrt(options), *build]
     return stages
+
+
+def repeatable(stages: Sequence[Stage]) -> Sequence[Stage]:
+    """The leading stages, never the last, that need no calibration images: what can be run again from an artifact alone."""
+    calibrated = (_QuantizeTflite, _QuantizeOnnx, _QuantizeTrt, _HalfTrt)
+    first = next((place for place, stage in enumerate(stages) if isinstance(stage, calibrated)), len(stages))
+    return stages[: min(first, len(stages) - 1)]
 
 
 def floors() -> dict[str, Floor]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeseg.artifact import Artifact
 from edgeseg.cache import tool_versions
-from edgeseg.chain import ChainOptions, build_chain
+from edgeseg.chain import ChainOptions, build_chain, repeatable
 from edgeseg.compiling import open_graph
 from edgeseg.data.calibration import CalibrationSet
 from edgeseg.data.pairs import EvaluationSet, open_evaluation
@@ -282,11 +282,12 @@ def _rebuild(artifact: Artifact, model_path: Path, work: Path, options: DriftOpt
         )
     )
     chain: list[tuple[str, Graph]] = []
-    for index, stage in enumerate(stages[:-1]):
-        options.progress(f"rebuild: {stage.name}", index, len(stages) - 1)
+    again = repeatable(stages)
+    for index, stage in enumerate(again):
+        options.progress(f"rebuild: {stage.name}", index, len(again))
         chain.append((stage.name, stage.run(chain[-1][1] if chain else None, work).graph))
     form = Format(artifact.model_path.suffix[1:])
-    chain.append((stages[-1].name, Graph(artifact.model_path, form, manifest.files[0].digest, manifest.pixels)))
+    chain.append((stages[len(again)].name, Graph(artifact.model_path, form, manifest.files[0].digest, manifest.pixels)))
     return chain
 
 

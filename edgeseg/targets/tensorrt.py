@@ -178,8 +178,8 @@ class _Here:
         said: list[str] = []
         memory = None
         try:
+            memory = open_memory(options.memory, options.device, LIBRARY)  # its GPU is the one the engine loads on
             engine = load_engine(tensorrt, path.read_bytes(), make_logger(tensorrt, said.append))
-            memory = open_memory(options.memory, options.device, LIBRARY)
             self._runner: EngineRunner = EngineRunner(
                 tensorrt, engine, memory, options.batch, options.graph, stream=options.stream
             )

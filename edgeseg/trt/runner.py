@@ -77,6 +77,7 @@ class EngineRunner:
             raise RuntimeError("TensorRT made no execution context: device memory is short")
         self._stream = stream or memory.create_stream()
         self._graph = 0
+        self._events: tuple[int, int] | None = None
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         outputs = [name for name in names if name not in inputs]
@@ -93,7 +94,8 @@ class EngineRunner:
         self.input = self._tensor(inputs[0])
         self.output = self._tensor(outputs[0])
         for tensor in (self.input, self.output):
-            self._context.set_tensor_address(tensor.name, tensor.device)
+            if not self._context.set_tensor_address(tensor.name, tensor.device):
+                raise RuntimeError(f"TensorRT does not take the memory of tensor {tensor.name}")
         self._enqueue()  # the first run loads kernels and may allocate, neither of which a graph can record
         memory.synchronize(self._stream)
         if graph:
@@ -144,7 +146,8 @@ class EngineRunner:
 
     def time(self, runs: int) -> list[float]:
         """Milliseconds of each of ``runs`` runs between two CUDA events: the device's time, without the host's."""
-        begin, end = self._memory.create_event(), self._memory.create_event()
+        self._events = self._events or (self._memory.create_event(), self._memory.create_event())
+        begin, end = self._events
         taken = []
         for _ in range(runs):
             self._memory.record(begin, self._stream)
