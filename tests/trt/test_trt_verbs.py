@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
+from onnx_nets import filters, net, vector
 
 from edgeseg.artifact import load_artifact
 from edgeseg.cli.main import cli
@@ -23,8 +25,26 @@ def edgeseg(*words: str | Path) -> Result:
 
 
 def compile_words(folder: Path, *more: str) -> tuple[str | Path, ...]:
+    """A small ONNX net in the place of the embedded model, on its images."""
+    model = net(
+        "c = Conv<pads=[1,1,1,1]>(x, w1, b1) r = Relu(c) d = Conv<pads=[1,1,1,1]>(r, w2, b2) s = Add(d, c) y = Conv(s, w3, b3)",
+        {
+            "w1": filters(8, 3),
+            "b1": vector(8),
+            "w2": filters(8, 8, seed=1),
+            "b2": vector(8, 1),
+            "w3": filters(6, 8, 1, seed=2),
+            "b3": vector(6, 2),
+        },
+        size=(128, 160),
+    )
+    onnx.save_model(model, str(folder / "net.onnx"))
+    text = (ROOT / "edgeseg.toml").read_text(encoding="utf-8")
+    for place in ("calibration/images", "val/images", "val/masks"):
+        text = text.replace(f'"{place}"', f'"{ROOT / place}"')
+    (folder / "edgeseg.toml").write_text(text, encoding="utf-8")
     asked = ("--effort", "quick", "--count", "6", "--trt-batch", "1,2,4", "--trt-workspace", "256", "--trt-level", "2")
-    return ("compile", ROOT / "scenes.pt2", "-t", "tensorrt-int8", "-o", folder / "artifact", *asked, *more)
+    return ("compile", folder / "net.onnx", "-t", "tensorrt-int8", "-o", folder / "artifact", *asked, *more)
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +109,9 @@ def test_a_verb_that_runs_nothing(verb: str, artifact: Path) -> None:
 
 @pytest.mark.parametrize("batch", ["0", "4,1,16", "a", "1,2", "1,2,3,4", ""])
 def test_batches_that_make_no_sense(batch: str, tmp_path: Path) -> None:
-    done = edgeseg("compile", ROOT / "scenes.pt2", "-t", "tensorrt-int8", "-o", tmp_path / "a", "--trt-batch", batch)
+    done = edgeseg(*compile_words(tmp_path, "--trt-batch", batch))
     assert done.exit_code != 0
-    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "artifact").exists()
 
 
 def test_the_options_have_a_heading_of_their_own() -> None:
