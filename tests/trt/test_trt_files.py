@@ -69,6 +69,19 @@ def test_a_reduction_of_opset_18_is_written_in_17() -> None:
     assert GraphView(model).opset == 18  # the given one stays
 
 
+@pytest.mark.parametrize("version", [17, 19])
+def test_a_padding_of_opset_18_is_written_in_others(version: int) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 18]> g (float[1,3,16,16] x) => (float[1,3,18,20] y)
+        { p = Pad(x, pads) y = Relu(p) }"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.int64([0, 0, 1, 2, 0, 0, 1, 2]), "pads"))
+    changed = at_opset(model, version, stage="prepare")
+    assert GraphView(changed).opset == version
+    assert {imported.domain for imported in changed.opset_import} == {""}
+    x = np.random.default_rng(0).normal(size=(1, 3, 16, 16)).astype(np.float32)
+    np.testing.assert_array_equal(run(changed, x), run(model, x))
+
+
 def test_an_operator_without_an_equal_is_an_error() -> None:
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 18]> g (float[1,3,4,4] x) => (float[1,3,4,4] y) { y = Mish(x) }'
