@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -22,9 +22,10 @@ from edgeseg.stages.verdict import speed_notes
 from edgeseg.trt.build import BuildSettings
 
 if TYPE_CHECKING:
+    from edgeseg.stages.build_engine import Precision
     from edgeseg.stages.qdq_options import QdqOptions
 
-__all__ = ["ChainOptions", "build_chain", "floors"]
+__all__ = ["ChainOptions", "build_chain", "floors", "repeatable"]
 
 _OPSET = 18
 """What PyTorch's exporter writes by itself; every ONNX Runtime since 1.14 and both TFLite routes read it."""
@@ -234,6 +235,21 @@ class _HalfTrt:
 
 
 @dataclass(frozen=True)
+class _AnyBatch:
+    options: ChainOptions
+    name: str = "batch"
+    takes: Format | None = Format.ONNX
+    gives: Format = Format.ONNX
+
+    def run(self, graph: Graph | None, work: Path) -> Outcome:
+        del work  # the files to ship are rewritten where they are
+        from edgeseg.stages.build_engine import any_batch_stage
+
+        assert graph is not None
+        return any_batch_stage(graph, _precision(self.options.target))
+
+
+@dataclass(frozen=True)
 class _BuildEngine:
     """Gives the graph it takes where this machine can build no engine; ``build_engine.engine_status`` says so."""
 
@@ -243,10 +259,17 @@ class _BuildEngine:
     gives: Format = Format.ENGINE
 
     def run(self, graph: Graph | None, work: Path) -> Outcome:
-        from edgeseg.stages.build_engine import Precision, build_engine_stage
+        from edgeseg.stages.build_engine import build_engine_stage
 
         assert graph is not None
-        return build_engine_stage(graph, Precision(self.options.target.value.partition("-")[2]), work, self.options.engine)
+        return build_engine_stage(graph, _precision(self.options.target), work, self.options.engine)
+
+
+def _precision(target: Target) -> Precision:
+    """Of a TensorRT target."""
+    from edgeseg.stages.build_engine import Precision
+
+    return Precision(target.value.partition("-")[2])
 
 
 @dataclass(frozen=True)
@@ -293,6 +316,7 @@ class _Head:
 def build_chain(options: ChainOptions) -> list[Stage]:
     """The stages for ``options.target``, in order."""
     stages: list[Stage] = [_Export(options), _Simplify(options)]
+    build: list[Stage] = [*([_AnyBatch(options)] if options.engine.dynamic else []), _BuildEngine(options)]
     match options.target:
         case Target.ONNX_FP32:
             pass
@@ -305,16 +329,23 @@ def build_chain(options: ChainOptions) -> list[Stage]:
         case Target.TFLITE_INT8:
             stages += [_Lower(options), _QuantizeTflite(options)]
         case Target.TENSORRT_FP32:
-            stages += [_PrepareTrt(options), _BuildEngine(options)]
+            stages += [_PrepareTrt(options), *build]
         case Target.TENSORRT_FP16:
-            stages += [_PrepareTrt(options), _HalfTrt(options), _BuildEngine(options)]
+            stages += [_PrepareTrt(options), _HalfTrt(options), *build]
         case Target.TENSORRT_INT8:
-            stages += [_QuantizeTrt(options), _BuildEngine(options)]
+            stages += [_QuantizeTrt(options), *build]
     if options.head is not Head.LOGITS:
         stages.append(_Head(options, stages[-1].gives))
     return stages
 
 
+def repeatable(stages: Sequence[Stage]) -> Sequence[Stage]:
+    """The leading stages, never the last, that need no calibration images: what can be run again from an artifact alone."""
+    calibrated = (_QuantizeTflite, _QuantizeOnnx, _QuantizeTrt, _HalfTrt)
+    first = next((place for place, stage in enumerate(stages) if isinstance(stage, calibrated)), len(stages))
+    return stages[: min(first, len(stages) - 1)]
+
+
 def floors() -> dict[str, Floor]:
     """The least agreement by stage name; stages not named here must be exact."""
-    return {"half": FP16, "quantize": INT8, "build": INT8, "head": DECISIONS}
+    return {"half": FP16, "quantize": INT8, "build": INT8, "batch": FP16, "head": DECISIONS}

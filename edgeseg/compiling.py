@@ -73,6 +73,7 @@ class CompileOptions:
         search_limit_s: seconds the search may take.
         tune_for: what a tflite-int8 file is made fast for: see ``TuneFor``.
         head: what the file gives: see ``Head``.
+        engine: how a TensorRT engine is built; without ``timing_cache``, measurements are kept in edgeseg's cache.
     """
 
     output: Path | None = None
@@ -93,6 +94,7 @@ class CompileOptions:
     search_limit_s: float = 600.0
     tune_for: TuneFor = TuneFor.HERE
     head: Head = Head.LOGITS
+    engine: BuildSettings = field(default_factory=BuildSettings)
     command: tuple[str, ...] = ()
     progress: Callable[[str], None] = field(default=lambda _: None, compare=False)
 
@@ -259,7 +261,9 @@ def _run_chain(
         search_limit_s=options.search_limit_s,
         tune_for=options.tune_for,
         head=options.head,
-        engine=BuildSettings(timing_cache=default_cache_root() / "tensorrt"),
+        engine=msgspec.structs.replace(
+            options.engine, timing_cache=options.engine.timing_cache or default_cache_root() / "tensorrt"
+        ),
         progress=options.progress,
     )
     steps = work / "steps"
@@ -340,9 +344,9 @@ def _settings(target: Target, options: CompileOptions) -> dict[str, str]:
     if target.runtime == "tflite":
         settings["lowering"] = options.lowering
     if target.runtime == "tensorrt":
-        settings["engine"] = (
-            look_around().text
-        )  # an artifact without its engine must not come from the cache where one can be built
+        # An artifact without its engine must not come from the cache where one can be built.
+        settings["engine"] = look_around().text
+        settings["build"] = options.engine.text
     if target.is_int8:
         settings |= {
             "io": options.shown_io.value,

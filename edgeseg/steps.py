@@ -11,7 +11,7 @@ import msgspec
 
 from edgeseg.artifact import Artifact
 from edgeseg.cache import tool_versions
-from edgeseg.chain import ChainOptions, build_chain
+from edgeseg.chain import ChainOptions, build_chain, repeatable
 from edgeseg.compiling import open_graph
 from edgeseg.data.calibration import CalibrationSet
 from edgeseg.errors import ArtifactError, ModelError, UsageError
@@ -110,12 +110,13 @@ def rebuilt_way(
     )
     steps: list[Step] = []
     graph: Graph | None = None
-    for index, stage in enumerate(stages[:-1]):
-        progress(f"rebuild: {stage.name}", index, len(stages) - 1)
+    again = repeatable(stages)
+    for index, stage in enumerate(again):
+        progress(f"rebuild: {stage.name}", index, len(again))
         graph = stage.run(graph, work).graph
         steps.append(Step(stage.name, partial(_open, graph)))
     compared = manifest.int8 is not None
-    shipped, notes = _subject_steps(subject, stages[-1].name)
+    shipped, notes = _subject_steps(subject, stages[len(again)].name)
     return Way(
         (*steps, *shipped),
         graph if compared else None,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write README's results table from benchmarks/results/*/int8.json. With --check: fail where README is out of date."""
+"""Write README's tables from benchmarks/results/*/int8.json and trt_simulation.json. With --check: fail where it is out of date."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
 def main() -> None:
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    wanted = f"{before}{BEGIN}\n{table()}{END}{after}"
+    wanted = text
+    for name, made in (("results", table()), ("simulation", simulation())):
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        before, rest = wanted.split(begin)
+        wanted = f"{before}{begin}\n{made}{end}{rest.split(end)[1]}"
     if "--check" in sys.argv[1:]:
         if wanted != text:
             sys.exit("README.md's results table is out of date: run scripts/results_table.py")
@@ -39,6 +40,24 @@ def table() -> str:
         parts += [
             f"| {row['model']} | {row['target']} | {row['reference_miou']:.2f} | {row['miou']:.2f} | {row['drop']:.2f} | "
             f"{number(row['ratio_1_thread'])} | {number(row['ratio_2_threads'])} | {row['bytes'] / 1e6:.2f} MB |"
+            for row in found["rows"]
+        ]
+        parts.append("")
+    return "\n".join(parts) + ("\n" if parts else "")
+
+
+def simulation() -> str:
+    parts = []
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*/trt_simulation.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        parts += [
+            f"TensorRT int8, {found['label']} (`{found['command']}`):\n",
+            "| model | images | mIoU PyTorch | mIoU | drop, points | multiply-adds in int8 |",
+            "|---|---|---|---|---|---|",
+        ]
+        parts += [
+            f"| {row['model']} | {row['images']} | {row['reference_miou']:.2f} | {row['miou']:.2f} | {row['drop']:.2f} | "
+            f"{row['mac_share']:.1%} |"
             for row in found["rows"]
         ]
         parts.append("")

@@ -6,16 +6,22 @@ import logging
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from edgeseg.cli.durations import seconds
+from edgeseg.cli.engine_options import GroupedCommand, engine_options
 from edgeseg.cli.show import json_option, print_json, print_table, size_text, status
 from edgeseg.spec import Head, IoType, Target, TuneFor
+
+if TYPE_CHECKING:
+    from edgeseg.trt.build import BuildSettings
 
 __all__ = ["command"]
 
 
-@click.command(name="compile")
+@click.command(name="compile", cls=GroupedCommand)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--target", "-t", required=True, type=click.Choice([target.value for target in Target]), help="What to build.")
 @click.option(
@@ -73,7 +79,7 @@ __all__ = ["command"]
     help="TFLite: how the ONNX graph is lowered.",
 )
 @click.option("--lowering-limit", default="15m", show_default=True, help="TFLite: longest run of onnx2tf (90s, 15m).")
-@click.option("--allow-unbuilt", is_flag=True, help="TensorRT: exit code 0 also where this machine can build no engine.")
+@engine_options
 @click.option("--no-cache", is_flag=True, help="Do the work even if nothing has changed.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the log while working.")
 @json_option
@@ -98,6 +104,7 @@ def command(
     lowering: str,
     lowering_limit: str,
     allow_unbuilt: bool,
+    engine: BuildSettings,
     no_cache: bool,
     verbose: bool,
     as_json: bool,
@@ -130,13 +137,14 @@ def command(
                 trust_pickle=trust_pickle,
                 output_name=output_name,
                 lowering=lowering,
-                lowering_limit_s=_seconds(lowering_limit, "--lowering-limit"),
+                lowering_limit_s=seconds(lowering_limit, "--lowering-limit"),
                 use_cache=not no_cache,
                 plan=plan,
                 policy=policy,
                 effort=effort,
                 budget=_points(budget),
-                search_limit_s=_seconds(time_limit, "--time-limit"),
+                search_limit_s=seconds(time_limit, "--time-limit"),
+                engine=engine,
                 command=("edgeseg", *sys.argv[1:]),
                 progress=progress,
             ),
@@ -200,15 +208,4 @@ def _points(text: str) -> float:
         raise click.BadParameter(f"'{text}' is not points of mIoU; write 0.3pt.", param_hint="--budget") from error
     if value < 0:
         raise click.BadParameter("a budget cannot be negative.", param_hint="--budget")
-    return value
-
-
-def _seconds(text: str, flag: str) -> float:
-    factor = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:])
-    try:
-        value = float(text[:-1]) * factor if factor else float(text)
-    except ValueError as error:
-        raise click.BadParameter(f"'{text}' is not a time; write 90s or 10m.", param_hint=flag) from error
-    if value <= 0:
-        raise click.BadParameter("a time limit must be positive.", param_hint=flag)
     return value

@@ -38,7 +38,7 @@ def command(artifact: Path, as_json: bool) -> None:
         ],
     )
     if found.search is None:
-        click.echo("The plan was not searched for (policy full, float-ops, or a plan that was given).")
+        click.echo("There is no search.json: what was tried stands in the manifest (edgeseg inspect), or the plan was given.")
         return
     search = found.search
     print_table(

@@ -27,21 +27,27 @@ _ACTIVATIONS = frozenset(
 )
 _INTEGER_KINDS = frozenset({"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"})
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
+_NEWER = {"float8_e4m3fn": "only GPUs from Ada and Hopper on have it", "int4": "TensorRT takes it for weights only"}
+_NEWER_OPSET = 19
+"""Of the ONNX that brought those types; read by TensorRT 10."""
 
 
 class Rule(StrEnum):
     """What can be wrong. Those of ``REFUSED`` end the parse or the build, the others cost speed or accuracy."""
 
+    MALFORMED = "malformed"
     OPSET = "opset"
     FOREIGN_DOMAIN = "foreign-domain"
     INTEGER_OPERATOR = "integer-operator"
     SCALE = "scale"
     ZERO_POINT = "zero-point"
     ELEMENT_TYPE = "element-type"
+    BLOCKED = "blocked"
     QUANTIZED_BIAS = "quantized-bias"
     BROKEN_PAIR = "broken-pair"
     PER_CHANNEL_ACTIVATION = "per-channel-activation"
     WEIGHT_AXIS = "weight-axis"
+    NEWER_TYPE = "newer-type"
     HALF_QUANTIZED = "half-quantized"
     PER_TENSOR_WEIGHTS = "per-tensor-weights"
     QUANTIZED_OUTPUT = "quantized-output"
@@ -53,12 +59,14 @@ class Rule(StrEnum):
 
 REFUSED = frozenset(
     {
+        Rule.MALFORMED,
         Rule.OPSET,
         Rule.FOREIGN_DOMAIN,
         Rule.INTEGER_OPERATOR,
         Rule.SCALE,
         Rule.ZERO_POINT,
         Rule.ELEMENT_TYPE,
+        Rule.BLOCKED,
         Rule.QUANTIZED_BIAS,
         Rule.BROKEN_PAIR,
         Rule.PER_CHANNEL_ACTIVATION,
@@ -88,12 +96,38 @@ def check_trt(model: onnx.ModelProto, *, max_opset: int = 17) -> tuple[Finding, 
     Args:
         max_opset: the newest opset of the TensorRT version meant. 8.5 and 8.6 read up to 17.
     """
-    view = GraphView(model)
-    found = list(_graph_rules(view, max_opset))
-    for node in view.nodes:
-        for rule in _NODE_RULES:
-            found += rule(view, node)
+    malformed = [finding for graph in _graphs(model) for node in graph.nodes for finding in _malformed(node)]
+    if malformed:
+        return tuple(malformed)  # the other rules read what is missing
+    found = list(_graph_rules(GraphView(model), max_opset))
+    for view in _graphs(model):
+        for node in view.nodes:
+            found += _newer_type(view, node, max_opset)
+            for rule in _NODE_RULES:
+                found += rule(view, node)
     return tuple(found)
+
+
+def _graphs(model: onnx.ModelProto) -> Iterator[GraphView]:
+    """The graph, then those inside its nodes (If, Loop), which read the constants of the graphs around them."""
+    import onnx
+
+    yield GraphView(model)
+    for node in model.graph.node:
+        for inner in (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH):
+            copy = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=inner)
+            own = {tensor.name for tensor in inner.initializer}
+            copy.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in own)
+            yield from _graphs(copy)
+
+
+def _malformed(node: onnx.NodeProto) -> Iterator[Finding]:
+    least = 2 if node.op_type in {*_PAIR, *WEIGHTED, "Add"} else 0
+    if len(node.input) < least or not node.output:
+        yield _finding(
+            node, Rule.MALFORMED, f"It has {len(node.input)} inputs and {len(node.output)} outputs; this is not valid ONNX.",
+            "Export the model again; onnx.checker names what is wrong.",
+        )  # fmt: skip
 
 
 def _finding(node: onnx.NodeProto, rule: Rule, message: str, remedy: str) -> Finding:
@@ -137,9 +171,14 @@ def _pair_values(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
     scale = view.constant(node.input[1])
     if scale is None or not np.all(scale.astype(np.float64) > 0) or not np.all(np.isfinite(scale.astype(np.float64))):
         yield _finding(node, Rule.SCALE, "Its scale is not a constant above 0.", "Store a positive scale as an initializer.")
-    stored = view.constant(node.input[0])
     zero = view.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    kind = zero.dtype if zero is not None else (stored.dtype if stored is not None else np.dtype(np.uint8))
+    kind = _pair_type(view, node)
+    blocks = attribute(node, "block_size", 0)
+    if blocks and kind == np.int8:
+        yield _finding(
+            node, Rule.BLOCKED, f"It has a scale for each {blocks} values; TensorRT takes blocks for 4-bit types only.",
+            "Give int8 weights one scale per output channel.",
+        )  # fmt: skip
     if node.op_type == "DequantizeLinear" and kind == np.int32:
         yield _finding(
             node, Rule.QUANTIZED_BIAS, "It dequantizes int32: TensorRT takes biases in float.",
@@ -147,7 +186,7 @@ def _pair_values(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
         )  # fmt: skip
     elif zero is None and len(node.input) > 2 and node.input[2]:
         yield _finding(node, Rule.ZERO_POINT, "Its zero point is not constant.", "Store a zero point of 0 as an initializer.")
-    elif kind != np.int8 and not _is_float_step(view, node):
+    elif kind != np.int8 and str(kind) not in _NEWER and not _is_float_step(view, node):
         yield _finding(
             node, Rule.ELEMENT_TYPE, f"It works on {kind}; TensorRT's 8-bit integers are int8.",
             "Quantize to int8 with an int8 zero point of 0.",
@@ -157,6 +196,34 @@ def _pair_values(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
             node, Rule.ZERO_POINT, f"Its zero point is {int(np.asarray(zero).ravel()[0])}; TensorRT quantizes symmetrically.",
             "Quantize activations and weights symmetrically (zero point 0).",
         )  # fmt: skip
+
+
+def _pair_type(view: GraphView, node: onnx.NodeProto) -> np.dtype[np.generic]:
+    """The integer (or 8-bit float) type of one half of a pair: its zero point's, what it asks for, or that of what it reads."""
+    import onnx
+
+    zero = view.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    stored = view.constant(node.input[0])
+    asked = attribute(node, "output_dtype", 0)
+    if zero is not None:
+        return zero.dtype
+    if node.op_type == "QuantizeLinear":
+        return onnx.helper.tensor_dtype_to_np_dtype(asked) if asked else np.dtype(np.uint8)
+    return stored.dtype if stored is not None else np.dtype(np.uint8)
+
+
+def _newer_type(view: GraphView, node: onnx.NodeProto, max_opset: int) -> Iterator[Finding]:
+    if node.op_type not in _PAIR or str(kind := _pair_type(view, node)) not in _NEWER:
+        return
+    if max_opset < _NEWER_OPSET:
+        yield _finding(
+            node, Rule.ELEMENT_TYPE, f"It works on {kind}, which TensorRT reads from version 10 on.",
+            "Quantize to int8 with an int8 zero point of 0.",
+        )  # fmt: skip
+    else:
+        yield _finding(
+            node, Rule.NEWER_TYPE, f"It works on {kind}: {_NEWER[str(kind)]}.", "Quantize to int8 for every GPU and version."
+        )
 
 
 def _is_float_step(view: GraphView, node: onnx.NodeProto) -> bool:
@@ -181,7 +248,7 @@ def _pair_shape(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
             yield _finding(
                 node, Rule.BROKEN_PAIR, "Nothing quantizes what it dequantizes.", "Put a QuantizeLinear in front of it."
             )
-        elif not _same(view.constant(node.input[1]), view.constant(maker.input[1])):
+        elif node.input[1] != maker.input[1] and not _same(view.constant(node.input[1]), view.constant(maker.input[1])):
             yield _finding(
                 node, Rule.BROKEN_PAIR, f"Its scale differs from that of {node_label(maker)}.",
                 "Use the same scale in both halves of a pair.",

@@ -35,11 +35,15 @@ def load_model(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise ModelError(f"There is no file {path}.", hint="Check the path of the ONNX file.")
     try:
-        return onnx.load_model(str(path))
-    except (DecodeError, ValueError, FileNotFoundError) as error:
+        model = onnx.load_model(str(path))
+    except (DecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
         raise ModelError(
-            f"{path} cannot be read as ONNX: {error}.", hint="Check that the file is complete and of the right kind."
+            f"{path} cannot be read as ONNX: {str(error).rstrip('.')}.",
+            hint="Check that the file is complete and of the right kind, and that files with its weights lie beside it.",
         ) from error
+    if not model.HasField("graph"):
+        raise ModelError(f"{path} holds no graph.", hint="Check that the file is complete; export it again.")
+    return model
 
 
 def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
@@ -52,9 +56,28 @@ def text_attribute(node: onnx.NodeProto, name: str, default: str) -> str:
     return next((a.s.decode() for a in node.attribute if a.name == name), default)
 
 
+def _constant_node(node: onnx.NodeProto) -> npt.NDArray[np.generic] | None:
+    """What a Constant node holds, or None for strings and sparse tensors."""
+    import onnx
+
+    for a in node.attribute:
+        match a.name:
+            case "value":
+                return np.asarray(onnx.numpy_helper.to_array(a.t))
+            case "value_float":
+                return np.asarray(a.f, np.float32)
+            case "value_floats":
+                return np.asarray(a.floats, np.float32)
+            case "value_int":
+                return np.asarray(a.i, np.int64)
+            case "value_ints":
+                return np.asarray(a.ints, np.int64)
+    return None
+
+
 def node_label(node: onnx.NodeProto) -> str:
     """How messages call a node: its kind and its name, or its first output where it has no name."""
-    return f"{node.op_type} '{node.name or node.output[0]}'"
+    return f"{node.op_type} '{node.name or (node.output[0] if node.output else '')}'"
 
 
 @dataclass(frozen=True)
@@ -113,6 +136,25 @@ class GraphView:
                 known[item.name] = (str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape)
         return known
 
+    @cached_property
+    def _one_image(self) -> GraphView:
+        """The graph itself; where its batch is dynamic, the same with a batch of one."""
+        import onnx
+
+        batches = [item.type.tensor_type.shape.dim[:1] for item in self.model.graph.input if item.name in self.inputs]
+        if all(first.HasField("dim_value") for dims in batches for first in dims):
+            return self
+        copy = onnx.ModelProto()
+        copy.CopyFrom(self.model)
+        del copy.graph.value_info[:]
+        for item in copy.graph.input:
+            for first in item.type.tensor_type.shape.dim[:1]:
+                if item.name in self.inputs:
+                    first.dim_value = 1
+        for item in copy.graph.output:
+            item.type.tensor_type.ClearField("shape")
+        return GraphView(copy)
+
     def is_constant(self, name: str) -> bool:
         """True for an initializer and for the output of a Constant node."""
         return name in self._initializers or (name in self.producers and self.producers[name].op_type == "Constant")
@@ -124,10 +166,14 @@ class GraphView:
         if name not in self._constants:
             tensor = self._initializers.get(name)
             if tensor is None and self.is_constant(name):
-                tensor = next((a.t for a in self.producers[name].attribute if a.name == "value"), None)
-            if tensor is None:
+                value = _constant_node(self.producers[name])
+                if value is None:
+                    return None
+                self._constants[name] = value
+            elif tensor is None:
                 return None
-            self._constants[name] = onnx.numpy_helper.to_array(tensor)
+            else:
+                self._constants[name] = onnx.numpy_helper.to_array(tensor)
         return self._constants[name]
 
     def shape(self, name: str) -> tuple[int, ...] | None:
@@ -150,14 +196,14 @@ class GraphView:
         return tuple(name for name in (*self.inputs, *made) if self.is_float(name))
 
     def multiply_adds(self, node: onnx.NodeProto) -> int:
-        """Multiply-adds of one weighted operator for the static shapes; 0 for all other kinds.
+        """Multiply-adds of one weighted operator, for one image where the batch is dynamic; 0 for all other kinds.
 
         Raises:
             ModelError: its shapes are not static.
         """
         if node.op_type not in WEIGHTED:
             return 0
-        result, data, weights = (self.shape(name) for name in (node.output[0], node.input[0], node.input[1]))
+        result, data, weights = (self._one_image.shape(name) for name in (node.output[0], node.input[0], node.input[1]))
         if result is None or data is None or weights is None or min((*result, *data, *weights), default=1) < 0:
             raise ModelError(
                 f"The shapes around {node_label(node)} are not static.", hint="Export the model with a fixed input size."

@@ -19,7 +19,7 @@ from edgeseg.trt.inspector import EngineReport, report_engine
 from edgeseg.trt.opset import with_batch
 from edgeseg.trt.portable import HALF_SUFFIX, write_kit
 
-__all__ = ["EngineDocument", "Precision", "build_engine_stage", "engine_status", "onnx_files"]
+__all__ = ["EngineDocument", "Precision", "any_batch_stage", "build_engine_stage", "engine_status", "onnx_files"]
 
 _STAGE = "build"
 _UNBUILT = "engine not built: "
@@ -72,7 +72,16 @@ def build_engine_stage(
     ship = graph.path.parent
     planned = work / "quantization.json"
     plan = read_plan(planned) if precision is Precision.INT8 and planned.is_file() else None
-    write_kit(ship, precision.weak_file, precision.value, plan)
+    source = load_model(ship / precision.weak_file).graph.input[0]
+    write_kit(
+        ship,
+        precision.weak_file,
+        precision.value,
+        plan,
+        settings=settings,
+        tensor=source.name,
+        shape=tuple(dim.dim_value for dim in source.type.tensor_type.shape.dim),
+    )
     around = environment or look_around()
     if around.driver is None or around.tensorrt is None:
         return Outcome(graph, (f"{_UNBUILT}{around.missing}",))
@@ -90,6 +99,22 @@ def build_engine_stage(
     )
     log.rename(ship / log.name)
     return Outcome(Graph.of(engine, Format.ENGINE, pixels=graph.pixels), _notes(record, report))
+
+
+def any_batch_stage(graph: Graph, precision: Precision) -> Outcome:
+    """Free the batch of the ONNX files to ship, in place: what an engine for several batch sizes is built from.
+
+    Raises:
+        StageError: the graph cannot run several images at once.
+    """
+    ship = graph.path.parent
+    for name in sorted({precision.weak_file, precision.typed_file}):
+        model = with_batch(load_model(ship / name), None, stage="batch")
+        (ship / name).write_bytes(model.SerializeToString())
+    return Outcome(
+        Graph.of(graph.path, Format.ONNX, pixels=graph.pixels),
+        ("any number of images a run; 2 and 3 give what they give one by one (simulation)",),
+    )
 
 
 def engine_status(stages: Sequence[StageRecord]) -> str:

@@ -34,7 +34,8 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """How an engine is run.
 
     Attributes:
-        batch: images a run; each run gets the fed image that many times. The engine must have been built for it.
+        batch: images a run; each run gets the fed image that many times. The engine must have been built for it; 0 takes the
+            fewest that it was built for.
         graph: record the run once as a CUDA graph and replay it.
         stream: a CUDA stream of the caller's, as an integer (torch: ``torch.cuda.Stream().cuda_stream``); 0 makes one.
             Only where the engine runs in this process.
@@ -42,7 +43,7 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         device: index of the GPU.
     """
 
-    batch: int = 1
+    batch: int = 0
     graph: bool = False
     stream: int = 0
     memory: str = ""
@@ -158,7 +159,7 @@ def open_tensorrt(path: Path, *, pixels: bool = False, options: EngineOptions | 
         inputs=(TensorInfo(source.name, source.dtype, source.shape),),
         outputs=(TensorInfo(result.name, result.dtype, result.shape),),
     )
-    return TensorRTSession(engine, info, pixels=pixels, batch=options.batch)
+    return TensorRTSession(engine, info, pixels=pixels, batch=source.shape[0])
 
 
 def _refused(path: Path, reason: str) -> ModelError:
@@ -181,8 +182,8 @@ class _Here:
         said: list[str] = []
         memory = None
         try:
+            memory = open_memory(options.memory, options.device, LIBRARY)  # its GPU is the one the engine loads on
             engine = load_engine(tensorrt, path.read_bytes(), make_logger(tensorrt, said.append))
-            memory = open_memory(options.memory, options.device, LIBRARY)
             self._runner: EngineRunner = EngineRunner(
                 tensorrt, engine, memory, options.batch, options.graph, stream=options.stream
             )

@@ -62,6 +62,24 @@ class BuildSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     def dynamic(self) -> bool:
         return self.batch != (1, 1, 1)
 
+    @property
+    def text(self) -> str:
+        """What can change the files, as one line: for the manifest and the cache key. Not where measurements are kept, nor how
+        long a build may take.
+
+        >>> BuildSettings(batch=(1, 4, 16), level=3).text
+        'batch 1,4,16; workspace 2048 MiB; level 3'
+        """
+        flags = ("version_compatible", "hardware_compatible", "tf32", "external_tactics")
+        return "; ".join(
+            [
+                f"batch {','.join(map(str, self.batch))}",
+                f"workspace {self.workspace_mib} MiB",
+                *([] if self.level is None else [f"level {self.level}"]),
+                *(name.replace("_", " ") for name in flags if getattr(self, name)),
+            ]
+        )
+
 
 @dataclass(frozen=True)
 class OnnxFiles:

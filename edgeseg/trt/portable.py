@@ -7,10 +7,13 @@ float graph in TensorRT 8 and 10; TensorRT 11 has none. Explicit Q/DQ, the file 
 
 from __future__ import annotations
 
+import re
+import shlex
 import struct
 from pathlib import Path
 
 from edgeseg.quantize.plan import QuantPlan
+from edgeseg.trt.build import BuildSettings
 
 __all__ = ["HALF_SUFFIX", "calibration_table", "trtexec_lines", "write_kit"]
 
@@ -18,8 +21,6 @@ HALF_SUFFIX = ".fp16.onnx"
 
 _TABLE_VERSIONS = {"8": "8600", "10": "100300"}
 """Major version to the number in a table's first line: 8.6.0 and 10.3.0."""
-
-_WORKSPACE_MIB = 2048
 
 
 def calibration_table(plan: QuantPlan, major: str) -> str:
@@ -36,15 +37,34 @@ def calibration_table(plan: QuantPlan, major: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def trtexec_lines(weak: str, precision: str, *, workspace_mib: int = _WORKSPACE_MIB) -> dict[str, str]:
-    """Major version to the command that builds the same engine with NVIDIA's own tool.
+def trtexec_lines(
+    weak: str, precision: str, *, settings: BuildSettings | None = None, tensor: str = "", shape: tuple[int, ...] = ()
+) -> dict[str, str]:
+    """Major version to the command that builds the same engine with NVIDIA's own tool (8: 8.6).
+
+    Args:
+        tensor, shape: of the input, for a dynamic batch.
 
     >>> trtexec_lines("model.qdq.onnx", "int8")["11"]
     'trtexec --onnx=model.qdq.fp16.onnx --noTF32 --memPoolSize=workspace:2048 --saveEngine=model.engine'
     """
+    settings = settings or BuildSettings()
     typed = weak if precision == "fp32" else weak.replace(".onnx", HALF_SUFFIX)
     flags = {"int8": " --int8 --fp16", "fp16": " --fp16", "fp32": ""}[precision]
-    rest = f"--noTF32 --memPoolSize=workspace:{workspace_mib} --saveEngine=model.engine"
+    words = [] if settings.tf32 else ["--noTF32"]
+    words.append(f"--memPoolSize=workspace:{settings.workspace_mib}")
+    if settings.level is not None:
+        words.append(f"--builderOptimizationLevel={settings.level}")
+    if settings.version_compatible:
+        words.append("--versionCompatible")
+    if settings.hardware_compatible:
+        words.append("--hardwareCompatibilityLevel=ampere+")
+    if settings.timing_cache is not None:
+        words.append("--timingCacheFile=timing.cache")
+    if settings.dynamic:
+        for flag, batch in zip(("minShapes", "optShapes", "maxShapes"), settings.batch, strict=True):
+            words.append(f"--{flag}={shlex.quote(tensor)}:{'x'.join(map(str, (batch, *shape[1:])))}")
+    rest = " ".join([*words, "--saveEngine=model.engine"])
     return {
         "8": f"trtexec --onnx={weak}{flags} {rest}",
         "10": f"trtexec --onnx={typed} --stronglyTyped {rest}",
@@ -52,12 +72,26 @@ def trtexec_lines(weak: str, precision: str, *, workspace_mib: int = _WORKSPACE_
     }
 
 
-def write_kit(folder: Path, weak: str, precision: str, plan: QuantPlan | None) -> tuple[Path, ...]:
-    """Write ``build_engine.py``, ``trtexec.txt`` and, for a plan, ``calibration-trt8.cache`` and ``-trt10``. Returns them."""
+def write_kit(
+    folder: Path,
+    weak: str,
+    precision: str,
+    plan: QuantPlan | None,
+    *,
+    settings: BuildSettings | None = None,
+    tensor: str = "",
+    shape: tuple[int, ...] = (),
+) -> tuple[Path, ...]:
+    """Write ``build_engine.py``, ``trtexec.txt`` and, for a plan, ``calibration-trt8.cache`` and ``-trt10``. Returns them.
+
+    The script's defaults are these settings; ``tensor`` and ``shape`` are of the input.
+    """
+    settings = settings or BuildSettings()
     script = folder / "build_engine.py"
-    script.write_bytes(Path(__file__).with_name("standalone.py").read_bytes())
+    script.write_text(_with_defaults(Path(__file__).with_name("standalone.py").read_text("utf-8"), settings), encoding="utf-8")
     commands = folder / "trtexec.txt"
-    text = "".join(f"# TensorRT {major}\n{line}\n" for major, line in trtexec_lines(weak, precision).items())
+    lines = trtexec_lines(weak, precision, settings=settings, tensor=tensor, shape=shape)
+    text = "".join(f"# TensorRT {major}\n{line}\n" for major, line in lines.items())
     commands.write_text(text, encoding="utf-8")
     written = [script, commands]
     for major in _TABLE_VERSIONS if plan is not None and plan.tensors else ():
@@ -66,3 +100,19 @@ def write_kit(folder: Path, weak: str, precision: str, plan: QuantPlan | None) -
         table.write_text(calibration_table(plan, major), encoding="utf-8")
         written.append(table)
     return tuple(written)
+
+
+def _with_defaults(script: str, settings: BuildSettings) -> str:
+    """The script with these settings in place of its own, which stand in lines ``NAME = value``."""
+    defaults = {
+        "WORKSPACE_MIB": settings.workspace_mib,
+        "BATCH": settings.batch,
+        "LEVEL": settings.level,
+        "VERSION_COMPATIBLE": settings.version_compatible,
+        "HARDWARE_COMPATIBLE": settings.hardware_compatible,
+        "TF32": settings.tf32,
+    }
+    for name, value in defaults.items():
+        script, count = re.subn(rf"^{name} = .*$", f"{name} = {value!r}", script, flags=re.MULTILINE)
+        assert count == 1, f"the script has no line '{name} = ...'"
+    return script

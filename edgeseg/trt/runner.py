@@ -52,7 +52,7 @@ class EngineRunner:
     """One engine, one context, one stream. Not for several threads.
 
     Args:
-        batch: images a run; the engine must have been built for it.
+        batch: images a run; the engine must have been built for it. 0: the fewest that it takes.
         graph: record the run once as a CUDA graph and replay it.
         stream: run in this stream of the caller's instead of a new one.
 
@@ -66,7 +66,7 @@ class EngineRunner:
         trt: ModuleType,
         engine: tensorrt.ICudaEngine,
         memory: DeviceMemory,
-        batch: int = 1,
+        batch: int = 0,
         graph: bool = False,
         stream: int = 0,
     ) -> None:
@@ -77,12 +77,15 @@ class EngineRunner:
             raise RuntimeError("TensorRT made no execution context: device memory is short")
         self._stream = stream or memory.create_stream()
         self._graph = 0
+        self._events: tuple[int, int] | None = None
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         outputs = [name for name in names if name not in inputs]
         if len(inputs) != 1 or len(outputs) != 1:
             raise ValueError(f"the engine has inputs {inputs} and outputs {outputs}; one of each is needed")
         declared = tuple(engine.get_tensor_shape(inputs[0]))
+        if not batch:
+            batch = declared[0] if declared[0] != -1 else engine.get_tensor_profile_shape(inputs[0], 0)[0][0]
         if declared[0] not in (-1, batch):
             raise ValueError(f"the engine was built for batch {declared[0]}, not {batch}")
         shape = (batch, *declared[1:])
@@ -91,7 +94,8 @@ class EngineRunner:
         self.input = self._tensor(inputs[0])
         self.output = self._tensor(outputs[0])
         for tensor in (self.input, self.output):
-            self._context.set_tensor_address(tensor.name, tensor.device)
+            if not self._context.set_tensor_address(tensor.name, tensor.device):
+                raise RuntimeError(f"TensorRT does not take the memory of tensor {tensor.name}")
         self._enqueue()  # the first run loads kernels and may allocate, neither of which a graph can record
         memory.synchronize(self._stream)
         if graph:
@@ -142,7 +146,8 @@ class EngineRunner:
 
     def time(self, runs: int) -> list[float]:
         """Milliseconds of each of ``runs`` runs between two CUDA events: the device's time, without the host's."""
-        begin, end = self._memory.create_event(), self._memory.create_event()
+        self._events = self._events or (self._memory.create_event(), self._memory.create_event())
+        begin, end = self._events
         taken = []
         for _ in range(runs):
             self._memory.record(begin, self._stream)

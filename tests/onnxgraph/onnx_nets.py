@@ -11,9 +11,10 @@ from edgeseg.session import ModelInput
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
 
 
-def net(body: str, weights: dict[str, np.ndarray], *, size: int = 16, channels: int = 3) -> onnx.ModelProto:
-    """A model from statements over ``x`` (1, channels, size, size) that end in ``y``; ``weights`` are its initializers."""
-    text = f"{HEADER} net (float[1,{channels},{size},{size}] x) => (float y) {{ {body} }}"
+def net(body: str, weights: dict[str, np.ndarray], *, size: int | tuple[int, int] = 16, channels: int = 3) -> onnx.ModelProto:
+    """A model from statements over ``x`` (1, channels, height, width) that end in ``y``; ``weights`` are its initializers."""
+    height, width = (size, size) if isinstance(size, int) else size
+    text = f"{HEADER} net (float[1,{channels},{height},{width}] x) => (float y) {{ {body} }}"
     model = onnx.parser.parse_model(text)
     model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), k) for k, v in weights.items())
     del model.graph.output[:]

@@ -155,3 +155,88 @@ def test_scales_read_from_constant_nodes_count() -> None:
     model.graph.initializer.remove(tensor)
     model.graph.node.insert(0, helper.make_node("Constant", [], ["s"], value=numpy_helper.from_array(np.float32(0.02))))
     assert check_trt(model) == ()
+
+
+# ---- files of other tools --------------------------------------------------------------------------------------------------------
+
+
+def typed(kind: int, opset: int) -> onnx.ModelProto:
+    """The good file with pairs of another element type."""
+    model = net(
+        GOOD, {name: value for name, value in PAIRS.items() if name not in {"z", "wz"}} | {"z": np.int8(0), "wz": PAIRS["wz"]}
+    )
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in {"z", "wz"}]
+    del model.graph.initializer[:]
+    zeros = (helper.make_tensor("z", kind, [], [0]), helper.make_tensor("wz", kind, [8], [0] * 8))
+    model.graph.initializer.extend([*kept, *zeros])
+    model.opset_import[0].version = opset
+    return model
+
+
+@pytest.mark.parametrize("kind", ["UINT8", "INT16", "UINT4", "FLOAT8E5M2"])
+def test_types_that_no_version_reads(kind: str) -> None:
+    found = rules(typed(getattr(onnx.TensorProto, kind), 21), max_opset=21)
+    assert set(found) == {Rule.ELEMENT_TYPE}
+
+
+@pytest.mark.parametrize("kind", ["INT4", "FLOAT8E4M3FN"])
+def test_types_that_newer_versions_read(kind: str) -> None:
+    model = typed(getattr(onnx.TensorProto, kind), 17)
+    assert set(rules(model)) == {Rule.ELEMENT_TYPE}
+    assert set(rules(model, max_opset=21)) == {Rule.NEWER_TYPE}
+    assert Rule.NEWER_TYPE not in REFUSED
+
+
+def test_the_type_that_a_quantizer_asks_for() -> None:
+    model = typed(onnx.TensorProto.INT8, 21)
+    del model.graph.node[0].input[2:]
+    model.graph.node[0].attribute.append(helper.make_attribute("output_dtype", onnx.TensorProto.INT8))
+    assert rules(model, max_opset=21) == []
+    model.graph.node[0].attribute[-1].i = onnx.TensorProto.UINT8
+    assert Rule.ELEMENT_TYPE in rules(model, max_opset=21)
+
+
+def test_blocks() -> None:
+    model = net(GOOD, PAIRS)
+    model.opset_import[0].version = 21
+    for node in model.graph.node[2:4]:
+        node.attribute.append(helper.make_attribute("block_size", 4))
+    assert Rule.BLOCKED in rules(model, max_opset=21)
+
+
+@pytest.mark.parametrize("place", [0, 1, 4])
+def test_a_node_that_is_not_valid_onnx(place: int) -> None:
+    model = net(GOOD, PAIRS)
+    del model.graph.node[place].input[1:]
+    assert rules(model) == [Rule.MALFORMED]
+
+
+def test_a_node_without_outputs() -> None:
+    model = net(GOOD, PAIRS)
+    del model.graph.node[1].output[:]
+    assert rules(model) == [Rule.MALFORMED]
+
+
+def test_graphs_inside_nodes_are_checked() -> None:
+    inner = helper.make_graph(
+        [helper.make_node("DequantizeLinear", ["q", "s", "three"], ["t"], name="inside")],
+        "then",
+        [],
+        [helper.make_tensor_value_info("t", onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.zeros(3, np.int8), "q"), numpy_helper.from_array(np.int8(3), "three")],
+    )
+    model = net(GOOD, PAIRS)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    model.graph.node.append(helper.make_node("If", ["yes"], ["i"], then_branch=inner, else_branch=inner))
+    assert {(finding.rule, finding.node) for finding in check_trt(model)} == {(Rule.ZERO_POINT, "DequantizeLinear 'inside'")}
+
+
+def test_a_scale_from_a_constant_node() -> None:
+    model = net(GOOD, PAIRS)
+    kept = [tensor for tensor in model.graph.initializer if tensor.name != "s"]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["s"], value_float=0.02))
+    assert rules(model) == []
+    model.graph.node[0].attribute[0].f = -1.0
+    assert Rule.SCALE in rules(model)

@@ -27,6 +27,7 @@ CLASSES = {
     "_engine": "ICudaEngine",
     "_context": "IExecutionContext",
     "inspector": "EngineInspector",
+    "source_tensor": "ITensor",
 }
 # Not in the tables, which list the classes above only; in every version's documentation.
 DOCUMENTED = {

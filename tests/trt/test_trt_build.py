@@ -145,6 +145,15 @@ def test_the_kits_script_builds_in_every_version(tmp_path: Path) -> None:
         assert f"built from {source} with TensorRT {version}" in done.stdout
         assert (tmp_path / "model.engine").read_bytes() == b"engine"
         (tmp_path / "model.engine").unlink()
+    settings = BuildSettings(batch=(2, 4, 8), level=2, version_compatible=True, hardware_compatible=True)
+    write_kit(tmp_path, "model.qdq.onnx", "int8", None, settings=settings, tensor="input", shape=(0, 3, 4, 4))
+    environment = fake_environment("10.3.0", tmp_path) | {"EDGESEG_FAKE_TRT_DECLARED": "-1"}
+    command = [sys.executable, str(tmp_path / "build_engine.py"), "--timing-cache", str(tmp_path / "timing")]
+    done = subprocess.run(command, env=environment, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert ["set_shape", "input", "(2, 3, 4, 4)", "(4, 3, 4, 4)", "(8, 3, 4, 4)"] in calls(tmp_path)
+    assert ["set_flag", "VERSION_COMPATIBLE"] in calls(tmp_path)
+    assert (tmp_path / "timing").read_bytes().startswith(b"kept")
     done = subprocess.run(
         [sys.executable, str(tmp_path / "build_engine.py")],
         env=fake_environment("8.6.0", tmp_path, "refuse"),

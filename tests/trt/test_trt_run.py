@@ -236,6 +236,16 @@ def test_a_batch_feeds_the_image_that_many_times(
 
 
 @pytest.mark.parametrize("where", ["machine", "here"])
+def test_without_a_batch_the_fewest_images_the_engine_takes(
+    where: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGESEG_FAKE_TRT_BATCH", "4")
+    with open_tensorrt(request.getfixturevalue(where), options=EngineOptions(memory="ctypes")) as session:
+        assert session.info.inputs[0].shape == (4, 3, 4, 4)
+        assert infer(session, image()).shape == (1, 2, 4, 4)
+
+
+@pytest.mark.parametrize("where", ["machine", "here"])
 def test_an_engine_that_tensorrt_refuses(where: str, request: pytest.FixtureRequest) -> None:
     engine = request.getfixturevalue(where)
     engine.write_bytes(b"of another version")
