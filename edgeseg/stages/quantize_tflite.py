@@ -17,6 +17,7 @@ from edgeseg.errors import StageError, UsageError
 from edgeseg.graph import Format, Graph
 from edgeseg.pipeline import Outcome
 from edgeseg.preprocess import raw_threshold
+from edgeseg.quantize.learned import LayerWeights, load_learned, store_learned
 from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import Domain, QuantPlan, TensorQuant
 from edgeseg.quantize.ranges import choose
@@ -36,6 +37,7 @@ from edgeseg.tflite.passes import PASSES, apply
 from edgeseg.tflite.pixels import Normalisation, PixelInput, fold_input_normalisation
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import PassReport, fastest_us, prepare
+from edgeseg.tflite.refine import RefineSettings, refine
 from edgeseg.tflite.search import SearchResult, SearchSettings, pareto, search
 from edgeseg.tflite.statistics import activations, collect
 
@@ -52,6 +54,8 @@ _SOME = 16
 """Calibration images that decide on equalisation; the same for every effort, so that a plan finds the same factors again."""
 _BALANCED = 0.9
 """Equalising must bring the noise below this share."""
+_REFINED = {"max": 0.5}
+"""Share of the time limit that is kept for learning weights, by effort; the others learn none."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,8 @@ class _Prepared:
 def quantize_tflite(
     graph: Graph, calibration: CalibrationSet, spec: ModelSpec, work: Path, options: QuantizeOptions
 ) -> Outcome:
-    """Quantize ``graph``; writes ``int8.tflite``, ``quantization.json`` and, after a search, ``search.json`` into ``work``.
+    """Quantize ``graph``; writes ``int8.tflite``, ``quantization.json`` and, after a search, ``search.json`` into ``work``;
+    ``weights.npz`` too where weights were learned.
 
     Raises:
         StageError: nothing runs in int8, or the plan asks for what no kernel does.
@@ -125,7 +130,7 @@ def quantize_tflite(
     """
     job = _Job(read(graph.path), calibration, spec, options, time.monotonic() + options.time_limit_s)
     prepared, plan, search_record = job.run()
-    emitted = quantize(prepared.graph, plan, io=options.io, integer_only=job.integer_only)
+    emitted = quantize(prepared.graph, plan, io=options.io, integer_only=job.integer_only, learned=job.learned)
     share = int8_share(emitted)
     if share == 0.0:
         raise StageError(
@@ -135,6 +140,7 @@ def quantize_tflite(
         )
     out = work / "int8.tflite"
     write(emitted, out)
+    plan = store_learned(job.learned, plan, work)
     (work / "quantization.json").write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=1))
     if search_record is not None:
         (work / "search.json").write_bytes(msgspec.json.format(msgspec.json.encode(search_record), indent=1))
@@ -146,7 +152,7 @@ def quantize_tflite(
 
 @dataclass
 class _Job:
-    """One quantization: the inputs, and the notes that gather on the way."""
+    """One quantization: the inputs, and the notes and learned weights that gather on the way."""
 
     original: TfGraph
     calibration: CalibrationSet
@@ -154,6 +160,7 @@ class _Job:
     options: QuantizeOptions
     deadline: float
     notes: list[str] = field(default_factory=list)
+    learned: Mapping[str, LayerWeights] = field(default_factory=dict)
 
     @property
     def integer_only(self) -> bool:
@@ -187,6 +194,7 @@ class _Job:
         options = self.options
         if options.plan is not None:
             given = _read_plan(options.plan)
+            self.learned = load_learned(given, options.plan.parent)
             names = tuple(name for name in given.passes if name != _EQUALISE)
             prepared = self.folded(apply(self.original, names)[0], names)
             if _EQUALISE in given.passes:
@@ -212,10 +220,12 @@ class _Job:
         observers = self.observe(prepared, self.fitted)
         if policy != "auto":
             plan = self.ruled(prepared, observers, kinds)
+            self.refined(prepared, plan)
             return prepared, msgspec.structs.replace(plan, passes=prepared.passes), None
         result = self.searched(prepared, observers)
         record = self.recorded(result)
         self.notes += _search_notes(record)
+        self.refined(prepared, result.best.plan)
         return prepared, msgspec.structs.replace(result.best.plan, passes=prepared.passes), record
 
     # ------------------------------------------------------------------------------------------- the graph
@@ -304,7 +314,7 @@ class _Job:
             budget=options.budget,
             effort=EFFORTS[options.effort],
             boundary=self.boundary,
-            deadline=self.deadline,
+            deadline=self.deadline - _REFINED.get(options.effort, 0.0) * options.time_limit_s,
             fixed=prepared.fixed,
             baseline=(self.costs.best_float(self.original)[0], _values(image)),
             progress=options.progress,
@@ -331,6 +341,16 @@ class _Job:
         return msgspec.structs.replace(
             record, tuned_for=tune_for.value, costs=stored.source, predicted_ratio=round(predicted, 3)
         )
+
+    def refined(self, prepared: _Prepared, plan: QuantPlan) -> None:
+        """Learn better weights for the plan, where the effort allows it."""
+        if self.options.effort not in _REFINED:
+            return
+        images = map(prepared.feed, self.fitted.take(_SOME))
+        settings = RefineSettings(deadline=self.deadline, progress=self.options.progress)
+        found = refine(prepared.graph, plan, images, self.judge(prepared, _JUDGED[self.options.effort]), settings)
+        self.learned = found.layers
+        self.notes += found.notes
 
     def judge(self, prepared: _Prepared, count: int) -> Judge:
         images = list(islice(self.held_back, count))
