@@ -346,7 +346,7 @@ class _Job:
         """Learn better weights for the plan, where the effort allows it."""
         if self.options.effort not in _REFINED:
             return
-        images = map(prepared.feed, self.fitted.take(_SOME))
+        images = map(prepared.feed, self.fitted.take(_SOME // 2))
         settings = RefineSettings(deadline=self.deadline, progress=self.options.progress)
         found = refine(prepared.graph, plan, images, self.judge(prepared, _JUDGED[self.options.effort]), settings)
         self.learned = found.layers

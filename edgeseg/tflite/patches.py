@@ -10,10 +10,12 @@ import numpy.typing as npt
 
 from edgeseg.tflite.graph import Array, TfGraph, TfOp
 
-__all__ = ["LinearLayer", "linear_layer"]
+__all__ = ["LINEAR", "Float32", "LinearLayer", "linear_layer"]
 
 Float32 = npt.NDArray[np.float32]
 _SAME = 0
+
+LINEAR = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class LinearLayer:
 
 def linear_layer(graph: TfGraph, op: TfOp) -> LinearLayer | None:
     """The operator as a matrix product, where it is one of constant weights on a float activation; None for others."""
-    if op.kind not in {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}:
+    if op.kind not in LINEAR:
         return None
     source, name = graph.tensors[str(op.inputs[0])], str(op.inputs[1])
     weights = graph.tensors[name].data
