@@ -24,7 +24,7 @@ from edgeseg.quantize.ranges import choose
 from edgeseg.session import Float32, ModelInput
 from edgeseg.spec import IoType, ModelSpec, OutputKind, TuneFor
 from edgeseg.stages.rewrite_tflite import OperatorCosts
-from edgeseg.stages.verdict import predicted_notes, speed_notes
+from edgeseg.stages.search_record import SearchRecord, record_of, search_notes
 from edgeseg.tflite.cost import int8_share
 from edgeseg.tflite.effort import EFFORTS
 from edgeseg.tflite.emit import quantize
@@ -38,10 +38,10 @@ from edgeseg.tflite.pixels import Normalisation, PixelInput, fold_input_normalis
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import PassReport, fastest_us, prepare
 from edgeseg.tflite.refine import RefineSettings, refine
-from edgeseg.tflite.search import SearchResult, SearchSettings, pareto, search
+from edgeseg.tflite.search import SearchResult, SearchSettings, search
 from edgeseg.tflite.statistics import activations, collect
 
-__all__ = ["QuantizeOptions", "SearchRecord", "TriedRecord", "quantize_tflite"]
+__all__ = ["QuantizeOptions", "quantize_tflite"]
 
 _STAGE = "quantize"
 _JUDGED = {"quick": 8, "normal": 20, "max": 40}
@@ -70,33 +70,6 @@ class QuantizeOptions:
     time_limit_s: float = 600.0
     tune_for: TuneFor = TuneFor.HERE
     progress: Callable[[str], None] = lambda _: None
-
-
-class TriedRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A mixture that was run: predicted time, expected loss of mIoU in points, noise at the output."""
-
-    name: str
-    int8_operators: int
-    predicted_ms: float
-    drop: float
-    snr_db: float
-    latency_ms: float | None = None
-
-
-class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Written as ``search.json``. Times are of this machine, one thread; only their ratios travel. ``front``: the mixtures that no
-    other beats in both predicted time and loss. ``costs``: where the operator costs are from, if not measured here;
-    ``predicted_ratio``: time over float time that they predict for the processor tuned for."""
-
-    budget: float
-    within_budget: bool
-    float_ms: float
-    chosen: TriedRecord
-    front: tuple[TriedRecord, ...]
-    notes: tuple[str, ...]
-    tuned_for: str = TuneFor.HERE.value
-    costs: tuple[str, ...] = ()
-    predicted_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -224,7 +197,7 @@ class _Job:
             return prepared, msgspec.structs.replace(plan, passes=prepared.passes), None
         result = self.searched(prepared, observers)
         record = self.recorded(result)
-        self.notes += _search_notes(record)
+        self.notes += search_notes(record)
         self.refined(prepared, result.best.plan)
         return prepared, msgspec.structs.replace(result.best.plan, passes=prepared.passes), record
 
@@ -332,7 +305,7 @@ class _Job:
         return replace(result, best=min(finalists, key=lambda one: (one.predicted_us, one.score.drop)))
 
     def recorded(self, result: SearchResult) -> SearchRecord:
-        record, tune_for = _record(result, self.options.budget), self.options.tune_for
+        record, tune_for = record_of(result, self.options.budget), self.options.tune_for
         stored = None if self.integer_only else self.costs.stored
         if stored is None:
             return msgspec.structs.replace(record, tuned_for=tune_for.value)
@@ -347,7 +320,7 @@ class _Job:
         if self.options.effort not in _REFINED:
             return
         images = map(prepared.feed, self.fitted.take(_SOME // 2))
-        settings = RefineSettings(deadline=self.deadline, progress=self.options.progress)
+        settings = RefineSettings(self.deadline, integer_only=self.integer_only, progress=self.options.progress)
         found = refine(prepared.graph, plan, images, self.judge(prepared, _JUDGED[self.options.effort]), settings)
         self.learned = found.layers
         self.notes += found.notes
@@ -371,43 +344,6 @@ def _ranges(observers: Mapping[str, Observer]) -> dict[str, TensorQuant]:
 def _values(image: ModelInput) -> Float32:
     """float32 (1, H, W, C)."""
     return np.ascontiguousarray(image.values.transpose(0, 2, 3, 1))
-
-
-def _record(result: SearchResult, budget: float) -> SearchRecord:
-    tried = {
-        id(one): TriedRecord(
-            name=one.name,
-            int8_operators=len(one.int8),
-            predicted_ms=round(one.predicted_us / 1e3, 3),
-            drop=round(one.score.drop, 4),
-            snr_db=round(min(one.score.snr_db, 999.0), 2),
-            latency_ms=None if one.latency_ms is None else round(one.latency_ms, 3),
-        )
-        for one in (*result.candidates, result.best)
-    }
-    return SearchRecord(
-        budget=budget,
-        within_budget=result.within,
-        float_ms=round(result.float_ms, 3),
-        chosen=tried[id(result.best)],
-        front=tuple(tried[id(one)] for one in pareto(result.candidates)),
-        notes=result.notes,
-    )
-
-
-def _search_notes(record: SearchRecord) -> tuple[str, ...]:
-    chosen = record.chosen
-    notes = [f"expected loss {chosen.drop:.2f} points of {record.budget:g} allowed", *record.notes]
-    if not record.within_budget:
-        notes.insert(0, "no mixture tried is within the budget; this is the one that does least harm")
-    if record.predicted_ratio is not None:
-        notes += [
-            f"operator costs: stored table {record.tuned_for}",
-            *predicted_notes(record.predicted_ratio, record.tuned_for),
-        ]
-    elif chosen.latency_ms is not None:
-        notes += speed_notes(chosen.latency_ms / record.float_ms, "tflite")
-    return tuple(notes)
 
 
 def _read_plan(path: Path) -> QuantPlan:

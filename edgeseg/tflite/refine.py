@@ -51,12 +51,13 @@ _LIMITS = {0: (-math.inf, math.inf), 1: (0.0, math.inf), 2: (-1.0, 1.0), 3: (0.0
 @dataclass(frozen=True)
 class RefineSettings:
     """``deadline``: of ``time.monotonic``. ``judged``: images that judge one layer's change (all judge the whole).
-    ``techniques``: which of ROUNDING and BIAS are tried."""
+    ``techniques``: which of ROUNDING and BIAS are tried. ``integer_only``: as ``quantize`` takes it."""
 
     deadline: float
     judged: int = 6
     seed: int = 0
     techniques: frozenset[str] = frozenset({ROUNDING, BIAS})
+    integer_only: bool = False
     progress: Callable[[str], None] = field(default=lambda _: None)
 
 
@@ -100,7 +101,7 @@ class _Refinement:
         self._layers = {op: layer for op, layer in found.items() if layer is not None}
 
     def run(self) -> Refined:
-        before = self._judge.score(quantize(self._graph, self._plan))
+        before = self._judge.score(self._emit(self._graph, self._plan, {}))
         if not self._layers or not self._settings.techniques:
             return Refined({}, before, before, ())
         self._observe_float()
@@ -114,7 +115,7 @@ class _Refinement:
                 continue
             self._settings.progress(f"weights of layers, group {number} of {len(groups)}")
             noise = self._improve(group, noise)
-        after = self._judge.score(quantize(self._graph, self._plan, learned=self._kept)) if self._kept else before
+        after = self._judge.score(self._emit(self._graph, self._plan, self._kept)) if self._kept else before
         if late:
             notes.append(f"time ran out: the weights of {late} layer(s) were not looked at")
         if self._kept and (after.noise >= before.noise or after.drop > max(before.drop, 0.0) + _SAME_DROP):
@@ -172,8 +173,11 @@ class _Refinement:
     def _current(self, op: str) -> LayerWeights:
         return self._kept.get(op, self._stored[op])
 
+    def _emit(self, graph: TfGraph, plan: QuantPlan, layers: Mapping[str, LayerWeights]) -> TfGraph:
+        return quantize(graph, plan, integer_only=self._settings.integer_only, learned=layers)
+
     def _noise(self, layers: Mapping[str, LayerWeights]) -> float:
-        emitted = quantize(self._graph, self._plan, learned=layers)
+        emitted = self._emit(self._graph, self._plan, layers)
         return self._judge.score(emitted, count=self._settings.judged).noise
 
     def _problems(self, group: Sequence[str]) -> dict[str, tuple[LayerProblem, LayerWeights]]:
@@ -184,7 +188,7 @@ class _Refinement:
         prune(part)
         inside = {one.id for one in part.ops}
         plan = structs.replace(self._plan, ops=tuple(entry for entry in self._plan.ops if entry.op in inside))
-        emitted = quantize(part, plan, learned=self._kept)
+        emitted = self._emit(part, plan, self._kept)
         # The emitter makes one operator of the same kind out of each, in the same order.
         pairs = zip(*([op for op in graph.ops if op.kind in LINEAR] for graph in (part, emitted)), strict=True)
         found = {op.id: (op, made) for op, made in pairs if op.id in group}
