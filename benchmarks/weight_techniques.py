@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--masks", required=True)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--seconds", type=float, default=240.0, help="for learning one set of weights")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="JSON file to write; other models' rows in it are kept")
     asked = parser.parse_args()
     rows: list[Row] = []
     for path in asked.artifacts:
@@ -147,8 +147,12 @@ def main() -> None:
         calibration = open_calibration(spec, Path(), images=[asked.calibration], count=TEACH + JUDGE + OBSERVE)
         rows += Bench(path, calibration, samples, asked.seconds).rows()
         if asked.out:
+            earlier = msgspec.json.decode(asked.out.read_bytes(), type=Table).rows if asked.out.exists() else ()
+            fresh = {row.model for row in rows}
             command = "python benchmarks/weight_techniques.py ... --seconds " + format(asked.seconds, "g")
-            table = Table(command=command, machine=machine_facts(), rows=tuple(rows))
+            table = Table(
+                command=command, machine=machine_facts(), rows=(*(row for row in earlier if row.model not in fresh), *rows)
+            )
             asked.out.parent.mkdir(parents=True, exist_ok=True)
             asked.out.write_bytes(msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")
 
