@@ -6,6 +6,7 @@
       model.tflite          the file to ship
       manifest.json         what it is, where it comes from, how it was checked (``Manifest``)
       quantization.json     INT8 only: the plan that was carried out (``edgeseg.quantize.plan.QuantPlan``)
+      weights.npz           the plan's learned weights, where there are any (``edgeseg.quantize.learned``)
       compile.log           what the tools said
 """
 

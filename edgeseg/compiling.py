@@ -36,6 +36,7 @@ from edgeseg.model import Model, ModelKind, load_model
 from edgeseg.outputs import logits_layout
 from edgeseg.pipeline import Pipeline
 from edgeseg.preprocess import raw_threshold
+from edgeseg.quantize.learned import WEIGHTS_FILE
 from edgeseg.session import Session, SessionInfo
 from edgeseg.spec import GateSpec, Head, IoType, ModelSpec, Target, TuneFor
 from edgeseg.stages.build_engine import engine_status
@@ -278,7 +279,7 @@ def _run_chain(
     graph.path.rename(shipped)
     for path in sorted((steps / SHIP).iterdir()) if together else ():
         path.rename(product / path.name)
-    for name in ("quantization.json", "search.json"):
+    for name in ("quantization.json", "search.json", WEIGHTS_FILE):
         if (steps / name).is_file():
             (steps / name).rename(product / name)
     for record in pipeline.records:

@@ -11,7 +11,7 @@ import msgspec
 from edgeseg.artifact import load_artifact
 from edgeseg.errors import UsageError
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan
-from edgeseg.stages.quantize_tflite import SearchRecord
+from edgeseg.stages.search_record import SearchRecord
 
 __all__ = ["Explanation", "FloatRegion", "explain"]
 

@@ -1,7 +1,10 @@
 """Streaming statistics of one tensor: what a range estimator needs to know, in memory that does not grow.
 
 Every element counts for the extremes. The histogram takes a strided sample of each image (``SAMPLE`` elements at most),
-because binning every element of a few hundred tensors costs more than running the network that makes them.
+because binning every element of a few hundred tensors costs more than running the network that makes them. With N sampled
+elements in all, the share that a percentile leaves out is off by less than sqrt(ln(200) / 2N) with 99% confidence if they
+were independent (Dvoretzky, Kiefer, Wolfowitz; Massart 1990): 0.0013 for 100 images; of the share p in a tail, by a
+factor 1 +- 2.6 / sqrt(p N): a fifth for p = 1e-4.
 
 The histogram's bins are multiples of a power of two, so that growing the range merges neighbouring bins exactly: the
 counts are those that binning all samples at the final width would have given, in whatever order they came, and two
@@ -24,6 +27,7 @@ __all__ = ["BINS", "MOMENTUM", "SAMPLE", "Histogram", "Observer", "combine", "hi
 BINS = 2048
 SAMPLE = 16384
 MOMENTUM = 0.1
+_BLOCK = 65536  # elements that stay in the processor's cache between the search for the least and for the largest
 _MIN_EXPONENT = -120  # of a bin's width; keeps index arithmetic clear of float32's subnormals
 
 Int64 = npt.NDArray[np.int64]
@@ -83,8 +87,9 @@ def histogram(values: npt.NDArray[np.floating], *, bins: int = BINS) -> Histogra
         exponent += 1
     first, count = _span(low, high, exponent)
     # Scaling by a power of two is exact, so a value on an edge falls into the bin above it without rounding doubts.
-    index = np.floor(flat * np.float32(math.ldexp(1.0, -exponent))).astype(np.int64) - first
-    counts = np.bincount(index, minlength=count).astype(np.int64)
+    index = np.floor(flat * np.float32(math.ldexp(1.0, -exponent))).astype(np.int64)
+    index -= first
+    counts = np.bincount(index, minlength=count)
     counts[-first] -= zeros
     return Histogram(exponent, first, counts, zeros)
 
@@ -104,8 +109,11 @@ def combine(a: Histogram, b: Histogram, *, bins: int = BINS) -> Histogram:
         exponent += 1
     counts = np.zeros(last - first + 1, np.int64)
     for one, shift in zip((a, b), shifts, strict=True):
-        places = ((one.first + np.arange(one.counts.size)) >> shift) - first
-        np.add.at(counts, places, one.counts)
+        if shift == 0:
+            counts[one.first - first : one.first - first + one.counts.size] += one.counts
+        else:
+            places = ((one.first + np.arange(one.counts.size)) >> shift) - first
+            np.add.at(counts, places, one.counts)
     return Histogram(exponent, first, counts, a.zeros + b.zeros)
 
 
@@ -151,7 +159,7 @@ class Observer:
                 f"Tensor '{self.name}' is empty.", hint="A tensor without elements cannot be quantized; check the graph."
             )
         if self.axis is None:
-            low, high = float(x.min()), float(x.max())
+            low, high = _extremes(x)
         else:
             low, high = self._update_channels(x, self.axis)
         if not (math.isfinite(low) and math.isfinite(high)):
@@ -228,6 +236,14 @@ def sample(x: npt.NDArray[np.floating], *, turn: int = 0, limit: int = SAMPLE) -
     while math.gcd(stride, flat.size) > 1:
         stride += 1
     return flat[turn % stride :: stride]
+
+
+def _extremes(x: npt.NDArray[np.floating]) -> tuple[float, float]:
+    """Least and largest; NaN where there is one. One pass over memory instead of two."""
+    flat = x.reshape(-1)
+    blocks = [flat[begin : begin + _BLOCK] for begin in range(0, flat.size, _BLOCK)]
+    pairs = np.asarray([(block.min(), block.max()) for block in blocks])
+    return float(pairs[:, 0].min()), float(pairs[:, 1].max())
 
 
 def _step(average: float, value: float) -> float:

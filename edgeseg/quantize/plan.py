@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import msgspec
 
-__all__ = ["Domain", "OpPlan", "QuantPlan", "TensorQuant"]
+__all__ = ["Domain", "OpPlan", "QuantPlan", "TensorQuant", "WeightsFile"]
 
 
 class Domain(StrEnum):
@@ -52,8 +52,16 @@ class OpPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     noise_db: float | None = None
 
 
+class WeightsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Learned weights, in a file that lies beside the plan (``edgeseg.quantize.learned``). ``digest``: its SHA-256."""
+
+    file: str
+    digest: str
+
+
 class QuantPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``tensors`` holds activations only: weights are quantized per channel from their own values, biases follow from both.
+    """``tensors`` holds activations only: weights are quantized per channel from their own values, biases follow from both;
+    ``weights`` names the file with those that were learned instead.
 
     ``passes``: the rewrites that made the graph whose tensors and operators are named here out of the lowered one.
     """
@@ -62,6 +70,7 @@ class QuantPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     tensors: dict[str, TensorQuant]
     ops: tuple[OpPlan, ...]
     passes: tuple[str, ...] = ()
+    weights: WeightsFile | None = None
     schema: int = 1
 
     def domain_of(self, op: str) -> Domain:

@@ -17,6 +17,7 @@ from edgeseg.errors import StageError, UsageError
 from edgeseg.graph import Format, Graph
 from edgeseg.pipeline import Outcome
 from edgeseg.preprocess import raw_threshold
+from edgeseg.quantize.learned import LayerWeights, load_learned, store_learned
 from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import Domain, QuantPlan, TensorQuant
 from edgeseg.quantize.ranges import choose
@@ -24,7 +25,7 @@ from edgeseg.session import Float32, ModelInput
 from edgeseg.spec import IoType, ModelSpec, OutputKind, TuneFor
 from edgeseg.stages.policy import parse_policy
 from edgeseg.stages.rewrite_tflite import OperatorCosts
-from edgeseg.stages.verdict import predicted_notes, speed_notes
+from edgeseg.stages.search_record import SearchRecord, record_of, search_notes
 from edgeseg.tflite.cost import int8_share
 from edgeseg.tflite.effort import EFFORTS
 from edgeseg.tflite.emit import quantize
@@ -37,10 +38,11 @@ from edgeseg.tflite.passes import PASSES, apply
 from edgeseg.tflite.pixels import Normalisation, PixelInput, fold_input_normalisation
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import PassReport, fastest_us, prepare
-from edgeseg.tflite.search import SearchResult, SearchSettings, pareto, search
+from edgeseg.tflite.refine import RefineSettings, refine
+from edgeseg.tflite.search import SearchResult, SearchSettings, search
 from edgeseg.tflite.statistics import activations, collect
 
-__all__ = ["QuantizeOptions", "SearchRecord", "TriedRecord", "quantize_tflite"]
+__all__ = ["QuantizeOptions", "quantize_tflite"]
 
 _STAGE = "quantize"
 _JUDGED = {"quick": 8, "normal": 20, "max": 40}
@@ -53,6 +55,8 @@ _SOME = 16
 """Calibration images that decide on equalisation; the same for every effort, so that a plan finds the same factors again."""
 _BALANCED = 0.9
 """Equalising must bring the noise below this share."""
+_REFINED = {"max": 0.5}
+"""Share of the time limit that is kept for learning weights, by effort; the others learn none."""
 
 
 @dataclass(frozen=True)
@@ -67,33 +71,6 @@ class QuantizeOptions:
     time_limit_s: float = 600.0
     tune_for: TuneFor = TuneFor.HERE
     progress: Callable[[str], None] = lambda _: None
-
-
-class TriedRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A mixture that was run: predicted time, expected loss of mIoU in points, noise at the output."""
-
-    name: str
-    int8_operators: int
-    predicted_ms: float
-    drop: float
-    snr_db: float
-    latency_ms: float | None = None
-
-
-class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Written as ``search.json``. Times are of this machine, one thread; only their ratios travel. ``front``: the mixtures that no
-    other beats in both predicted time and loss. ``costs``: where the operator costs are from, if not measured here;
-    ``predicted_ratio``: time over float time that they predict for the processor tuned for."""
-
-    budget: float
-    within_budget: bool
-    float_ms: float
-    chosen: TriedRecord
-    front: tuple[TriedRecord, ...]
-    notes: tuple[str, ...]
-    tuned_for: str = TuneFor.HERE.value
-    costs: tuple[str, ...] = ()
-    predicted_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +95,8 @@ class _Prepared:
 def quantize_tflite(
     graph: Graph, calibration: CalibrationSet, spec: ModelSpec, work: Path, options: QuantizeOptions
 ) -> Outcome:
-    """Quantize ``graph``; writes ``int8.tflite``, ``quantization.json`` and, after a search, ``search.json`` into ``work``.
+    """Quantize ``graph``; writes ``int8.tflite``, ``quantization.json`` and, after a search, ``search.json`` into ``work``;
+    ``weights.npz`` too where weights were learned.
 
     Raises:
         StageError: nothing runs in int8, or the plan asks for what no kernel does.
@@ -126,7 +104,7 @@ def quantize_tflite(
     """
     job = _Job(read(graph.path), calibration, spec, options, time.monotonic() + options.time_limit_s)
     prepared, plan, search_record = job.run()
-    emitted = quantize(prepared.graph, plan, io=options.io, integer_only=job.integer_only)
+    emitted = quantize(prepared.graph, plan, io=options.io, integer_only=job.integer_only, learned=job.learned)
     if job.integer_only:
         require_integers(emitted)
     share = int8_share(emitted)
@@ -138,6 +116,7 @@ def quantize_tflite(
         )
     out = work / "int8.tflite"
     write(emitted, out)
+    plan = store_learned(job.learned, plan, work)
     (work / "quantization.json").write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=1))
     if search_record is not None:
         (work / "search.json").write_bytes(msgspec.json.format(msgspec.json.encode(search_record), indent=1))
@@ -149,7 +128,7 @@ def quantize_tflite(
 
 @dataclass
 class _Job:
-    """One quantization: the inputs, and the notes that gather on the way."""
+    """One quantization: the inputs, and the notes and learned weights that gather on the way."""
 
     original: TfGraph
     calibration: CalibrationSet
@@ -157,6 +136,7 @@ class _Job:
     options: QuantizeOptions
     deadline: float
     notes: list[str] = field(default_factory=list)
+    learned: Mapping[str, LayerWeights] = field(default_factory=dict)
 
     @property
     def integer_only(self) -> bool:
@@ -190,6 +170,7 @@ class _Job:
         options = self.options
         if options.plan is not None:
             given = _read_plan(options.plan)
+            self.learned = load_learned(given, options.plan.parent)
             names = tuple(name for name in given.passes if name != _EQUALISE)
             prepared = self.folded(apply(self.original, names)[0], names)
             if _EQUALISE in given.passes:
@@ -207,10 +188,12 @@ class _Job:
         observers = self.observe(prepared, self.fitted)
         if policy.name != "auto":
             plan = self.ruled(prepared, observers, policy.kinds)
+            self.refined(prepared, plan)
             return prepared, msgspec.structs.replace(plan, passes=prepared.passes), None
         result = self.searched(prepared, observers)
         record = self.recorded(result)
-        self.notes += _search_notes(record)
+        self.notes += search_notes(record)
+        self.refined(prepared, result.best.plan)
         return prepared, msgspec.structs.replace(result.best.plan, passes=prepared.passes), record
 
     # ------------------------------------------------------------------------------------------- the graph
@@ -298,7 +281,7 @@ class _Job:
             budget=options.budget,
             effort=EFFORTS[options.effort],
             boundary=self.boundary,
-            deadline=self.deadline,
+            deadline=self.deadline - _REFINED.get(options.effort, 0.0) * options.time_limit_s,
             fixed=prepared.fixed,
             baseline=(self.costs.best_float(self.original)[0], _values(image)),
             progress=options.progress,
@@ -316,7 +299,7 @@ class _Job:
         return replace(result, best=min(finalists, key=lambda one: (one.predicted_us, one.score.drop)))
 
     def recorded(self, result: SearchResult) -> SearchRecord:
-        record, tune_for = _record(result, self.options.budget), self.options.tune_for
+        record, tune_for = record_of(result, self.options.budget), self.options.tune_for
         stored = None if self.integer_only else self.costs.stored
         if stored is None:
             return msgspec.structs.replace(record, tuned_for=tune_for.value)
@@ -325,6 +308,16 @@ class _Job:
         return msgspec.structs.replace(
             record, tuned_for=tune_for.value, costs=stored.source, predicted_ratio=round(predicted, 3)
         )
+
+    def refined(self, prepared: _Prepared, plan: QuantPlan) -> None:
+        """Learn better weights for the plan, where the effort allows it."""
+        if self.options.effort not in _REFINED:
+            return
+        images = map(prepared.feed, self.fitted.take(_SOME // 2))
+        settings = RefineSettings(self.deadline, integer_only=self.integer_only, progress=self.options.progress)
+        found = refine(prepared.graph, plan, images, self.judge(prepared, _JUDGED[self.options.effort]), settings)
+        self.learned = found.layers
+        self.notes += found.notes
 
     def judge(self, prepared: _Prepared, count: int) -> Judge:
         images = list(islice(self.held_back, count))
@@ -345,43 +338,6 @@ def _ranges(observers: Mapping[str, Observer]) -> dict[str, TensorQuant]:
 def _values(image: ModelInput) -> Float32:
     """float32 (1, H, W, C)."""
     return np.ascontiguousarray(image.values.transpose(0, 2, 3, 1))
-
-
-def _record(result: SearchResult, budget: float) -> SearchRecord:
-    tried = {
-        id(one): TriedRecord(
-            name=one.name,
-            int8_operators=len(one.int8),
-            predicted_ms=round(one.predicted_us / 1e3, 3),
-            drop=round(one.score.drop, 4),
-            snr_db=round(min(one.score.snr_db, 999.0), 2),
-            latency_ms=None if one.latency_ms is None else round(one.latency_ms, 3),
-        )
-        for one in (*result.candidates, result.best)
-    }
-    return SearchRecord(
-        budget=budget,
-        within_budget=result.within,
-        float_ms=round(result.float_ms, 3),
-        chosen=tried[id(result.best)],
-        front=tuple(tried[id(one)] for one in pareto(result.candidates)),
-        notes=result.notes,
-    )
-
-
-def _search_notes(record: SearchRecord) -> tuple[str, ...]:
-    chosen = record.chosen
-    notes = [f"expected loss {chosen.drop:.2f} points of {record.budget:g} allowed", *record.notes]
-    if not record.within_budget:
-        notes.insert(0, "no mixture tried is within the budget; this is the one that does least harm")
-    if record.predicted_ratio is not None:
-        notes += [
-            f"operator costs: stored table {record.tuned_for}",
-            *predicted_notes(record.predicted_ratio, record.tuned_for),
-        ]
-    elif chosen.latency_ms is not None:
-        notes += speed_notes(chosen.latency_ms / record.float_ms, "tflite")
-    return tuple(notes)
 
 
 def _read_plan(path: Path) -> QuantPlan:

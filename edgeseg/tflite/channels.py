@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg.tflite.graph import TfGraph, TfOp
+from edgeseg.tflite.rewrite import channel_vector
 
-__all__ = ["ChannelTies", "Float64", "scales_weights"]
+__all__ = ["ChannelTies", "Float64", "gains", "scales_weights"]
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -42,6 +43,25 @@ def scales_weights(graph: TfGraph, op: TfOp) -> bool:
         return False
     fixed = [op.inputs[1], *op.inputs[_LINEAR[op.kind] :]]
     return all(graph.is_constant(name) for name in fixed if name is not None)
+
+
+def gains(graph: TfGraph, op: TfOp) -> int | None:
+    """The position of the constant, where ``op`` multiplies each channel by one, which takes factors on both sides: the gain of
+    a batch norm that was not folded. None for everything else.
+
+    It has its values along the last axis only, or is a single one; the output has the channels of the other operand.
+    """
+    if op.kind != "MUL" or graph.tensors[op.id].dtype != "float32" or not graph.tensors[op.id].shape:
+        return None
+    constants = [i for i, name in enumerate(op.inputs) if graph.is_constant(str(name))]
+    if len(constants) != 1:
+        return None
+    data, source = graph.tensors[str(op.inputs[constants[0]])], graph.tensors[str(op.inputs[1 - constants[0]])]
+    channels = graph.tensors[op.id].shape[-1]
+    whole = not source.shape or source.shape[-1] != channels or len(data.shape) > len(source.shape)
+    if whole or channel_vector(data.data, source.shape) is None:
+        return None
+    return constants[0]
 
 
 class ChannelTies:
@@ -111,7 +131,7 @@ class ChannelTies:
     def _tie_operator(self, op: TfOp) -> None:
         if op.options.get("fusedActivationFunction", 0) not in _HOMOGENEOUS:
             self.pin(op.id)
-        if scales_weights(self._graph, op):
+        if scales_weights(self._graph, op) or gains(self._graph, op) is not None:
             return
         if not self._carries(op):
             for name in (*op.inputs, *op.outputs):

@@ -7,9 +7,11 @@ operator that must have one scale (a concatenation) has that of its own output, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from edgeseg.errors import StageError
+from edgeseg.quantize.learned import LayerWeights
 from edgeseg.quantize.plan import Domain, QuantPlan, TensorQuant
 from edgeseg.spec import IoType
 from edgeseg.tflite.builder import GraphBuilder
@@ -41,6 +43,7 @@ def quantize(
     io: IoType = IoType.FLOAT32,
     integer_only: bool = False,
     rounding: Rounding = Rounding.BALANCED,
+    learned: Mapping[str, LayerWeights] | None = None,
 ) -> TfGraph:
     """The graph with each operator in its planned domain.
 
@@ -56,15 +59,26 @@ def quantize(
         integer_only: convert between integers directly, also where the delegate does not and the way through float is
             faster; for hardware without float.
         rounding: of weights; see Rounding.
+        learned: weights of integer operators that were learned for this plan, by operator; the others are rounded.
 
     Raises:
         StageError: the plan asks for what no kernel does, or lacks a tensor.
     """
-    return _Emitter(graph, plan, io, integer_only=integer_only, rounding=rounding).run()
+    return _Emitter(graph, plan, io, learned or {}, integer_only=integer_only, rounding=rounding).run()
 
 
 class _Emitter:
-    def __init__(self, graph: TfGraph, plan: QuantPlan, io: IoType, *, integer_only: bool, rounding: Rounding) -> None:
+    def __init__(
+        self,
+        graph: TfGraph,
+        plan: QuantPlan,
+        io: IoType,
+        learned: Mapping[str, LayerWeights],
+        *,
+        integer_only: bool,
+        rounding: Rounding,
+    ) -> None:
+        self._learned = learned
         self._integer_only = integer_only
         self._rounding = rounding
         self._graph = graph
@@ -231,18 +245,23 @@ class _Emitter:
         bias_name = op.inputs[rule.bias] if rule.bias is not None and rule.bias < len(op.inputs) else None
         weights = self._graph.tensors[weight_name].data
         assert weights is not None
-        made = quantize_linear(
-            weights,
-            rule.axis,
-            None if bias_name is None else self._graph.tensors[bias_name].data,
-            input_scale=source.scale[0],
-            output_scale=output.quant.scale[0],
-            wide_bias=domain is Domain.INT16,
-            rounding=self._rounding,
-        )
+        try:
+            made = quantize_linear(
+                weights,
+                rule.axis,
+                None if bias_name is None else self._graph.tensors[bias_name].data,
+                input_scale=source.scale[0],
+                output_scale=output.quant.scale[0],
+                wide_bias=domain is Domain.INT16,
+                rounding=self._rounding,
+                learned=self._learned.get(op.id),
+            )
+        except ValueError as error:
+            raise _refused(f"the plan's learned weights do not fit {op.kind} '{op.id}': {error}") from error
         inputs[rule.weight] = self._build.constant(f"{weight_name}_int8", made.weights, made.quant)
         if made.bias is not None and rule.bias is not None:
-            inputs[rule.bias] = self._build.constant(f"{bias_name}_{made.bias.dtype.name}", made.bias, made.bias_quant)
+            inputs += [None] * (rule.bias + 1 - len(inputs))
+            inputs[rule.bias] = self._build.constant(f"{bias_name or op.id}_{made.bias.dtype.name}", made.bias, made.bias_quant)
 
     # ------------------------------------------------------------------------------------------------- forms
 

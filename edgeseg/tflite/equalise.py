@@ -3,8 +3,9 @@
 An int8 activation has one scale, so a channel a hundred times smaller than its neighbours keeps one or two bits. Positive
 factors per channel pass through ReLU-like operators, sums, joins, pools and resizes unchanged, and convolutions take them into
 their weights on either side (Nagel et al. 2019, arXiv:1906.04721, section 4.1, for pairs of convolutions). Here every set of
-channels that such operators tie together shares one factor, so it works through joins, skip connections and batch norms
-that could not be folded.
+channels that such operators tie together shares one factor, so it works through joins and skip connections. A batch norm that
+could not be folded takes factors too: into the gains of its product on either side, and through its sum (the equalisation of
+single layers by their constants is that of Meller et al. 2019, arXiv:1902.01917).
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg.tflite.builder import GraphBuilder
-from edgeseg.tflite.channels import ChannelTies, Float64, scales_weights
+from edgeseg.tflite.channels import ChannelTies, Float64, gains, scales_weights
 from edgeseg.tflite.graph import Array, TfGraph, TfOp
-from edgeseg.tflite.rewrite import prune
+from edgeseg.tflite.rewrite import channel_vector, prune
 from edgeseg.tflite.runtime import Feed
 from edgeseg.tflite.statistics import collect
 
@@ -96,30 +97,42 @@ def _factors(graph: TfGraph, ties: ChannelTies, peaks: Mapping[str, Float64]) ->
             own = np.where(measured > 0, largest / measured, 1.0)
         np.minimum.at(room, ties.groups(name), own)
     for op in graph.ops:
-        if scales_weights(graph, op) and op.kind != "DEPTHWISE_CONV_2D":
-            _leave_weights_precision(graph, ties, op, peaks, room)
+        constant = gains(graph, op)
+        if constant is not None:
+            _leave_precision(ties, str(op.inputs[1 - constant]), np.abs(_gains(graph, op, constant))[None], peaks, room)
+        elif scales_weights(graph, op) and op.kind != "DEPTHWISE_CONV_2D":
+            weights = np.asarray(graph.tensors[str(op.inputs[1])].data, np.float64)
+            columns = np.abs(weights).reshape(weights.shape[0], -1, weights.shape[-1]).max(axis=1)
+            _leave_precision(ties, str(op.inputs[2 if op.kind == "TRANSPOSE_CONV" else 0]), columns, peaks, room)
     factors = np.maximum(room, 1.0)
     factors[ties.pinned()] = 1.0
     spread: Float64 = factors[ties.roots()]
     return spread
 
 
-def _leave_weights_precision(graph: TfGraph, ties: ChannelTies, op: TfOp, peaks: Mapping[str, Float64], room: Float64) -> None:
+def _leave_precision(ties: ChannelTies, source: str, columns: Float64, peaks: Mapping[str, Float64], room: Float64) -> None:
     """Limit factors to where a channel has the same share of its tensor's range as its weights have of their rows' (Nagel
-    et al. 2019, equation 11)."""
-    source = str(op.inputs[2] if op.kind == "TRANSPOSE_CONV" else op.inputs[0])
-    weights = graph.tensors[str(op.inputs[1])].data
+    et al. 2019, equation 11). ``columns``: largest magnitudes by row and input channel; a row has one scale."""
     measured = peaks.get(source)
-    if weights is None or measured is None:
+    if measured is None:
         return
-    columns = np.abs(np.asarray(weights, np.float64)).reshape(weights.shape[0], -1, weights.shape[-1]).max(axis=1)
     rows = columns.max(axis=1, keepdims=True)
     share = (columns / np.where(rows > 0, rows, 1.0)).max(axis=0)
     if share.size != measured.size:  # grouped: each column serves one channel of every group
         share = np.tile(share, measured.size // share.size)
     present = measured / max(float(measured.max(initial=0.0)), _TINY)
-    limit = np.sqrt(share / np.maximum(present, _TINY))
+    balanced = np.sqrt(
+        share * present
+    )  # of activation and weights, up to one factor for all channels: the largest fills its range
+    limit = balanced / max(float(balanced.max(initial=0.0)), _TINY) / np.maximum(present, _TINY)
     np.minimum.at(room, ties.groups(source), np.maximum(limit, 1.0))
+
+
+def _gains(graph: TfGraph, op: TfOp, constant: int) -> Float64:
+    """The factor of each channel of a product with a constant; float64 (C,)."""
+    found = channel_vector(graph.tensors[str(op.inputs[constant])].data, graph.tensors[op.id].shape)
+    assert found is not None
+    return found
 
 
 def _rescaled(build: GraphBuilder, op: TfOp, ties: ChannelTies, factors: Float64) -> TfOp:
@@ -140,6 +153,13 @@ def _rescaled(build: GraphBuilder, op: TfOp, ties: ChannelTies, factors: Float64
             assert bias is not None
             names[position] = _constant(build, f"{op.inputs[position]}_equalised", np.asarray(bias, np.float64) * out)
         return replace(op, inputs=tuple(names))
+    constant = gains(graph, op)
+    if constant is not None:
+        into, out = factors[ties.slots(str(op.inputs[1 - constant]))], factors[ties.slots(op.id)]
+        if (into == 1).all() and (out == 1).all():
+            return op
+        made = _constant(build, f"{op.inputs[constant]}_equalised", _gains(graph, op, constant) * out / into)
+        return replace(op, inputs=tuple(made if i == constant else name for i, name in enumerate(op.inputs)))
     if op.kind in {"ADD", "SUB"} and any(graph.is_constant(str(name)) for name in op.inputs):
         out = factors[ties.slots(op.id)]
         names = [

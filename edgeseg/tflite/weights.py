@@ -8,6 +8,7 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from edgeseg.quantize.learned import LayerWeights
 from edgeseg.tflite.graph import Array, Quant
 
 Float64 = npt.NDArray[np.float64]
@@ -19,6 +20,7 @@ LIMITS: dict[str, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255), "i
 
 _WEIGHT_LIMIT = 127  # symmetric: -128 is never used, so that kernels may negate
 _BIAS_LIMIT = 2**30  # of an int32 bias; the other half of the range is left to the products added to it
+_SAME_SCALE = 1e-5  # rounding of a scale that was computed on another machine
 _SMALLEST_RATIO = 2.0**-24  # of (input scale * weight scale) / output scale
 
 
@@ -71,6 +73,7 @@ def quantize_linear(
     output_scale: float,
     wide_bias: bool = False,
     rounding: Rounding = Rounding.NEAREST,
+    learned: LayerWeights | None = None,
 ) -> LinearWeights:
     """Weights of a convolution or matrix product, symmetric per index of ``axis``, and the bias that goes with them.
 
@@ -85,6 +88,10 @@ def quantize_linear(
         output_scale: of the result.
         rounding: see Rounding.
         wide_bias: an int64 bias, as kernels with int16 activations take.
+        learned: integers to take instead of rounding, and what to add to the bias.
+
+    Raises:
+        ValueError: the learned integers are of another shape or belong to another scale.
     """
     other = tuple(i for i in range(weights.ndim) if i != axis)
     peak = np.max(np.abs(np.asarray(weights, np.float64)), axis=other, initial=0.0)
@@ -95,8 +102,14 @@ def quantize_linear(
     shape = [1] * weights.ndim
     shape[axis] = scale.size
     exact = np.asarray(weights, np.float64) / scale.reshape(shape)
-    steps = _balanced(exact, axis) if rounding is Rounding.BALANCED else np.rint(exact)
-    integers = np.clip(steps, -_WEIGHT_LIMIT, _WEIGHT_LIMIT).astype(np.int8)
+    if learned is None:
+        steps = _balanced(exact, axis) if rounding is Rounding.BALANCED else np.rint(exact)
+        integers = np.clip(steps, -_WEIGHT_LIMIT, _WEIGHT_LIMIT).astype(np.int8)
+    else:
+        integers = learned.integers
+        if integers.shape != exact.shape or not np.allclose(learned.scale, scale, rtol=_SAME_SCALE, atol=0):
+            raise ValueError("they were learned for other weights or at other scales")
+        bias = learned.shift if bias is None else np.asarray(bias, np.float64) + learned.shift
     quant = Quant(tuple(scale.tolist()), (0,) * scale.size, axis)
     if bias is None:
         return LinearWeights(integers, quant, None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from shell import COMMAND, Outcome, edgeseg, environment, files_below, refused
 from workshop import IMAGES, Workshop
 
 from edgeseg.artifact import Artifact, load_artifact
+from edgeseg.tflite.flatbuffer import read
 
 TARGETS = ("onnx-fp32", "onnx-int8", "tflite-fp32", "tflite-fp16", "tflite-int8")
 
@@ -310,3 +312,30 @@ def test_python_and_the_command_do_the_same(artifact: Callable[[str], Path], wor
     assert judged.agreement.agreement == 1.0
     session = onnxruntime.InferenceSession(str(artifact("onnx-fp32") / "model.onnx"))
     assert [value.name for value in session.get_inputs()] == ["input"]
+
+
+def test_a_plan_with_learned_weights_gives_the_same_file(workshop: Workshop, tmp_path: Path) -> None:
+    """Through the command: weights that were learned at --effort max come back from the plan, bit for bit."""
+    asked = ("compile", workshop.model("tiny.onnx"), "-t", "tflite-int8", "--json")
+    first = document(edgeseg(*asked, "--policy", "full", "--effort", "max", "-o", "first", cwd=tmp_path))
+    notes = " ".join(note for stage in first["manifest"]["stages"] for note in stage["notes"])
+    assert "learned weights: noise at the output -" in notes
+    document(edgeseg(*asked, "--plan", "first/quantization.json", "-o", "second", cwd=tmp_path))
+    for name in ("model.tflite", "quantization.json", "weights.npz"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    (tmp_path / "first" / "weights.npz").write_bytes(b"other")
+    spoilt = edgeseg(*asked, "--plan", "first/quantization.json", "--no-cache", "-o", "third", cwd=tmp_path)
+    refused(spoilt, 2, "weights.npz", "does not hold the learned weights")
+
+
+def test_a_plan_may_ask_for_int16_activations(artifact: Callable[[str], Path], workshop: Workshop, tmp_path: Path) -> None:
+    """The search never takes them; asked for by hand they run, and agree with the model."""
+    plan = json.loads((artifact("tflite-int8") / "quantization.json").read_text())
+    for entry in plan["ops"]:
+        entry["domain"] = "int16" if entry["kind"] == "CONV_2D" else entry["domain"]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    asked = ("compile", workshop.model("tiny.pt2"), "-t", "tflite-int8", "--plan", "plan.json", "-o", "out", "--json")
+    document(edgeseg(*asked, cwd=tmp_path))
+    graph = read(tmp_path / "out" / "model.tflite")
+    assert {graph.tensors[op.id].dtype for op in graph.ops if op.kind == "CONV_2D"} == {"int16"}
+    assert document(edgeseg("eval", "out", "--json", cwd=tmp_path))["agreement"]["agreement"] > 0.99

@@ -123,3 +123,15 @@ def test_a_tensor_that_is_not_finite_is_named(bad: float) -> None:
 def test_no_images_no_range() -> None:
     with pytest.raises(DataError, match="'conv7'"):
         _ = Observer("conv7").mean_extremes
+
+
+@pytest.mark.parametrize("size", [65535, 65536, 65537, 200_001])
+def test_extremes_count_every_element_of_large_tensors(size: int) -> None:
+    values = np.random.default_rng(size).standard_normal(size).astype(np.float32)
+    values[size // 2], values[-1] = 50, -60
+    observer = Observer("x")
+    observer.update(values.reshape(1, -1))
+    assert (observer.low, observer.high) == (-60, 50)
+    values[-1] = np.nan
+    with pytest.raises(ModelError, match="NaN or infinity"):
+        observer.update(values)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from tf_cases import CONV, VALID, C, H, W, builder, conv, finish, inputs, minmax, normal, plan_of, snr
@@ -75,7 +77,23 @@ def unlike() -> TfGraph:
     return finish(made, y, a)
 
 
-@pytest.mark.parametrize("make", [plain, tied, unlike])
+def unfolded() -> TfGraph:
+    """Two convolutions joined, and behind the join a batch norm as exporters write it, product and sum: gains from 1 to 1000."""
+    made = builder()
+    sizes = np.geomspace(0.001, 1.0, 2 * C).astype(np.float32)
+    halves = [
+        conv(made, "x", normal(C, 1, 1, C) * part.reshape(-1, 1, 1, 1), normal(C) * 0.1 * part)
+        for part in (sizes[::2], sizes[1::2])
+    ]
+    joined = made.op("CONCATENATION", halves, (1, H, W, 2 * C), options={"axis": 3})
+    gain = (1 / np.concatenate([sizes[::2], sizes[1::2]])).astype(np.float32)
+    scaled = made.op("MUL", (joined, made.constant("gain", gain)), (1, H, W, 2 * C))
+    shifted = made.op("ADD", (scaled, made.constant("shift", normal(2 * C))), (1, H, W, 2 * C))
+    active = made.op("PRELU", (shifted, made.constant("alpha", np.abs(normal(1, 1, 2 * C)))), (1, H, W, 2 * C))
+    return finish(made, conv(made, active, normal(3, 1, 1, 2 * C)))
+
+
+@pytest.mark.parametrize("make", [plain, tied, unlike, unfolded])
 def test_exact_in_float_and_channels_become_alike(make: object) -> None:
     graph = make()  # type: ignore[operator]
     images = inputs(graph)
@@ -97,9 +115,11 @@ def test_exact_in_float_and_channels_become_alike(make: object) -> None:
     assert min(spread) < -1.0
 
 
-def test_small_channels_survive_int8() -> None:
-    """Channels a hundred times smaller than others in front of a batch norm: at least 10 dB better."""
-    graph = plain()
+@pytest.mark.parametrize(("make", "gain"), [(plain, 10), (unfolded, 20)])
+def test_small_channels_survive_int8(make: Callable[[], TfGraph], gain: float) -> None:
+    """Small channels in front of a batch norm: 10 dB better where they are a hundred times smaller and it is a depthwise
+    convolution, 20 dB where they are a thousand times smaller, joined first, and it is a product and a sum."""
+    graph = make()
     images = inputs(graph)
     equal, _ = equalise(graph, channel_peaks(graph, images))
     wanted = [values[graph.outputs[0]] for values in run(graph, images)]
@@ -108,7 +128,7 @@ def test_small_channels_survive_int8() -> None:
         emitted = quantize(candidate, plan_of(candidate, minmax(candidate, images)))
         got = [values[graph.outputs[0]] for values in run(emitted, images)]
         outcome.append(min(snr(a, b) for a, b in zip(wanted, got, strict=True)))
-    assert outcome[1] > outcome[0] + 10
+    assert outcome[1] > outcome[0] + gain
     assert outcome[1] > 30
 
 

@@ -1,0 +1,77 @@
+"""What is kept of a search: ``search.json`` and the notes in the manifest."""
+
+from __future__ import annotations
+
+import msgspec
+
+from edgeseg.spec import TuneFor
+from edgeseg.stages.verdict import predicted_notes, speed_notes
+from edgeseg.tflite.search import SearchResult, pareto
+
+__all__ = ["SearchRecord", "TriedRecord", "record_of", "search_notes"]
+
+
+class TriedRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A mixture that was run: predicted time, expected loss of mIoU in points, noise at the output."""
+
+    name: str
+    int8_operators: int
+    predicted_ms: float
+    drop: float
+    snr_db: float
+    latency_ms: float | None = None
+
+
+class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Written as ``search.json``. Times are of this machine, one thread; only their ratios travel. ``front``: the mixtures that no
+    other beats in both predicted time and loss. ``costs``: where the operator costs are from, if not measured here;
+    ``predicted_ratio``: time over float time that they predict for the processor tuned for."""
+
+    budget: float
+    within_budget: bool
+    float_ms: float
+    chosen: TriedRecord
+    front: tuple[TriedRecord, ...]
+    notes: tuple[str, ...]
+    tuned_for: str = TuneFor.HERE.value
+    costs: tuple[str, ...] = ()
+    predicted_ratio: float | None = None
+
+
+def record_of(result: SearchResult, budget: float) -> SearchRecord:
+    """The record of a search that was allowed ``budget`` points."""
+    tried = {
+        id(one): TriedRecord(
+            name=one.name,
+            int8_operators=len(one.int8),
+            predicted_ms=round(one.predicted_us / 1e3, 3),
+            drop=round(one.score.drop, 4),
+            snr_db=round(min(one.score.snr_db, 999.0), 2),
+            latency_ms=None if one.latency_ms is None else round(one.latency_ms, 3),
+        )
+        for one in (*result.candidates, result.best)
+    }
+    return SearchRecord(
+        budget=budget,
+        within_budget=result.within,
+        float_ms=round(result.float_ms, 3),
+        chosen=tried[id(result.best)],
+        front=tuple(tried[id(one)] for one in pareto(result.candidates)),
+        notes=result.notes,
+    )
+
+
+def search_notes(record: SearchRecord) -> tuple[str, ...]:
+    """What a person should read of it, the gravest first."""
+    chosen = record.chosen
+    notes = [f"expected loss {chosen.drop:.2f} points of {record.budget:g} allowed", *record.notes]
+    if not record.within_budget:
+        notes.insert(0, "no mixture tried is within the budget; this is the one that does least harm")
+    if record.predicted_ratio is not None:
+        notes += [
+            f"operator costs: stored table {record.tuned_for}",
+            *predicted_notes(record.predicted_ratio, record.tuned_for),
+        ]
+    elif chosen.latency_ms is not None:
+        notes += speed_notes(chosen.latency_ms / record.float_ms, "tflite")
+    return tuple(notes)
