@@ -21,7 +21,7 @@ import importlib.util
 import os
 import pickle
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from edgeseg.errors import ModelError, UsageError, missing_extra
 from edgeseg.graph import digest_file
-from edgeseg.modelfile import Container, code_in_export, code_in_torchscript, sniff
+from edgeseg.modelfile import Container, code_in_export, code_in_torchscript, sniff, tree_types
 from edgeseg.noise import captured_python
 from edgeseg.outputs import as_logits
 from edgeseg.spec import Layout
@@ -146,7 +146,11 @@ def _load_program(path: Path, trust_pickle: bool) -> torch.export.ExportedProgra
         raise _refused(path, reason)
     try:
         # torch.export.load unpickles sample inputs and odd tensors; this makes it use the restricted unpickler for all.
-        with captured_python("torch"), _environment("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0" if trust_pickle else "1"):
+        with (
+            captured_python("torch"),
+            _environment("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0" if trust_pickle else "1"),
+            _stand_ins(tree_types(path)),
+        ):
             program = torch.export.load(str(path))
     except Exception as error:
         raise _unreadable(path, error) from error
@@ -156,6 +160,37 @@ def _load_program(path: Path, trust_pickle: bool) -> torch.export.ExportedProgra
             hint="Call model.eval() before torch.export.export and save it again.",
         )
     return program
+
+
+@contextlib.contextmanager
+def _stand_ins(names: Iterable[str]) -> Iterator[None]:
+    """Lets a program be read that returns a class of a library which is not imported here (Hugging Face: ModelOutput).
+
+    Where the file keeps the fields' names the program then returns a dict, else a tuple. The names are taken out of PyTorch's
+    registry again, so that the library itself can still be imported afterwards; the classes stay, the program needs them.
+    """
+    from torch.utils import _pytree as pytree
+
+    unknown = [name for name in names if name not in pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE]
+    for name in unknown:
+        pytree.register_pytree_node(
+            type(name.rpartition(".")[2], (dict,), {}),
+            lambda held: (list(held.values()), list(held)),
+            _as_named,
+            serialized_type_name=name,
+        )
+    try:
+        yield
+    finally:
+        for name in unknown:
+            del pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE[name]
+
+
+def _as_named(values: Iterable[object], names: object) -> dict[str, object] | tuple[object, ...]:
+    held = tuple(values)
+    if isinstance(names, list) and len(names) == len(held):
+        return dict(zip(map(str, names), held, strict=True))
+    return held
 
 
 def _drops_out(program: torch.export.ExportedProgram) -> bool:

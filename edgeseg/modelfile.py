@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 from edgeseg.errors import ModelError
 
-__all__ = ["Container", "code_in_export", "code_in_torchscript", "sniff"]
+__all__ = ["Container", "code_in_export", "code_in_torchscript", "sniff", "tree_types"]
 
 _Json: TypeAlias = "dict[str, _Json] | list[_Json] | str | int | float | bool | None"
 
@@ -191,6 +191,19 @@ def code_in_export(path: Path) -> str | None:
             elif member.endswith("_config.json") and _pickled_payloads(json.loads(archive.read(name))):
                 return f"it carries pickled tensors ({member})"
     return None
+
+
+def tree_types(path: Path) -> frozenset[str]:
+    """Names of the container types in which the program of a torch.export archive takes its inputs and returns its outputs,
+    ``builtins.dict`` say, or a class of the library that the model comes from."""
+    found: set[str] = set()
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if re.fullmatch(r"models/.+\.json", name.split("/", 1)[-1]):
+                for key, value in _fields(json.loads(archive.read(name))):
+                    if key in {"in_spec", "out_spec"} and isinstance(value, str) and value:
+                        found.update(str(kind) for inner, kind in _fields(json.loads(value)) if inner == "type" and kind)
+    return frozenset(found)
 
 
 def _pickled_payloads(config: _Json) -> bool:

@@ -186,3 +186,34 @@ def test_facts_of_each_kind(net: Net, tmp_path: Path) -> None:
     make_onnx(tmp_path / "model.onnx")
     facts = probe(load_model(tmp_path / "model.onnx"))
     assert (facts.input_name, facts.input_shape, facts.channels, facts.stride) == ("image", (1, 3, 8, 8), 2, 1)
+
+
+def test_program_that_returns_a_class_of_a_library_that_is_not_here(tmp_path: Path) -> None:
+    # Hugging Face's models return a ModelOutput, whose name stands in the file.
+    from torch.utils import _pytree as pytree
+
+    class Output(dict):  # type: ignore[type-arg]
+        pass
+
+    pytree.register_pytree_node(
+        Output,
+        lambda held: (list(held.values()), list(held)),
+        lambda values, names: Output(zip(names, values, strict=True)),
+        serialized_type_name="absent_library.outputs.SegmenterOutput",
+    )
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> Output:
+            return Output(logits=self.conv(x), hidden=self.conv(x).mean((2, 3)))
+
+    net, image = Net().eval(), torch.rand(1, 3, 8, 8)
+    wanted = net(image)["logits"]
+    path = tmp_path / "model.pt2"
+    torch.export.save(torch.export.export(net, (image,)), path)
+    pytree._deregister_pytree_node(Output)
+    torch.testing.assert_close(load_model(path).logits()(image), wanted)
+    assert "absent_library.outputs.SegmenterOutput" not in pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE

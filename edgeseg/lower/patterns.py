@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgeseg.lower.dimensions import spell_out_running_sums, window_two_axes
 from edgeseg.lower.ops_norm import batch_norm_terms
 from edgeseg.lower.scalar_functions import recognise
 from edgeseg.lower.scaling import fold_scales, scale_operands
@@ -29,6 +30,8 @@ def rewrite(source: Source) -> None:
     order_shuffled_channels(source)
     name_max_unpool(source)
     spell_out_fold(source)
+    window_two_axes(source)
+    spell_out_running_sums(source)
     compose_views(source)
     source.prune()
 
