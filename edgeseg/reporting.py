@@ -24,7 +24,7 @@ from edgeseg.report.overlay import class_colors
 from edgeseg.report.page import Page, Picture, SearchFront, TargetSection, render
 from edgeseg.report.plots import Tried
 from edgeseg.report.result import BenchReport, DriftReport
-from edgeseg.stages.quantize_tflite import SearchRecord
+from edgeseg.stages.search_record import SearchRecord
 
 __all__ = ["DEFAULT_RULES", "ReportOptions", "build_page", "write_page"]
 

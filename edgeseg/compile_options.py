@@ -1,0 +1,89 @@
+"""What a compile is asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgeseg.errors import UsageError
+from edgeseg.spec import Head, IoType, Target, TuneFor
+from edgeseg.stages.policy import parse_policy
+from edgeseg.trt.build import BuildSettings
+
+__all__ = ["CompileOptions"]
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """Everything ``edgeseg compile`` takes beside the model, the spec and the target; the defaults suit every model.
+
+    Attributes:
+        output: the artifact's folder; by default ``build/<model>-<target>`` in the current folder.
+        io: element type of an INT8 file's input and output; float32 where None, int8 for integer-only hardware.
+        images: calibration images (folders or globs) in place of the spec's.
+        count, seed: how many of them, and which, in place of the spec's.
+        factory: ``package.module:function`` that builds the architecture of a state_dict.
+        trust_pickle: run the code inside a pickled model file. Never implied by anything else.
+        output_name: which of several outputs holds the logits.
+        lowering: ``auto``, ``direct`` or ``onnx2tf``: how the ONNX graph becomes a TFLite graph.
+        lowering_limit_s: longest run of onnx2tf, seconds.
+        use_cache: give the artifact back without work when nothing has changed.
+        plan: an edited ``quantization.json`` to carry out.
+        policy: ``auto`` (measure), ``full`` (everything that has an INT8 kernel) or ``float-ops=KIND,...``.
+        effort: ``quick``, ``normal`` or ``max``: how much is measured.
+        budget: largest loss of mIoU the search may accept, in points.
+        search_limit_s: seconds the search may take.
+        tune_for: what a tflite-int8 file is made fast for: see ``TuneFor``.
+        head: what the file gives: see ``Head``.
+        engine: how a TensorRT engine is built; without ``timing_cache``, measurements are kept in edgeseg's cache.
+    """
+
+    output: Path | None = None
+    io: IoType | None = None
+    images: tuple[str, ...] = ()
+    count: int | None = None
+    seed: int | None = None
+    factory: str | None = None
+    trust_pickle: bool = False
+    output_name: str | None = None
+    lowering: str = "auto"
+    lowering_limit_s: float = 900.0
+    use_cache: bool = True
+    plan: Path | None = None
+    policy: str = "auto"
+    effort: str = "normal"
+    budget: float = 0.3
+    search_limit_s: float = 600.0
+    tune_for: TuneFor = TuneFor.HERE
+    head: Head = Head.LOGITS
+    engine: BuildSettings = field(default_factory=BuildSettings)
+    command: tuple[str, ...] = ()
+    progress: Callable[[str], None] = field(default=lambda _: None, compare=False)
+
+    @property
+    def shown_io(self) -> IoType:
+        """The element type of the file's input and output."""
+        natural = IoType.INT8 if self.tune_for is TuneFor.INTEGER_ONLY else IoType.FLOAT32
+        return self.io or natural
+
+    def check(self, target: Target) -> None:
+        """Refuse what contradicts itself, before any work.
+
+        Raises:
+            UsageError: there is no such policy, ``tune_for`` does not fit the target or the element type, or ``head`` the target.
+        """
+        parse_policy(self.policy, self.tune_for)
+        if self.head is not Head.LOGITS and target.runtime == "tensorrt":
+            raise UsageError(f"{target} gives logits only.", hint=f"Leave --output {self.head} out, or choose another target.")
+        if self.tune_for is TuneFor.HERE:
+            return
+        if target is not Target.TFLITE_INT8:
+            raise UsageError(
+                f"--tune-for {self.tune_for} is for tflite-int8, not for {target}.",
+                hint="Leave it out, or give --target tflite-int8.",
+            )
+        if self.tune_for is TuneFor.INTEGER_ONLY and self.io is IoType.FLOAT32:
+            raise UsageError(
+                "Integer-only hardware cannot take or give float32.", hint="Give --io int8 or --io uint8, or leave it out."
+            )
