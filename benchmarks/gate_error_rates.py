@@ -25,11 +25,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from harness_overhead import small_model
 
 from edgeseg.bench import BenchSettings, Candidate, measure
+from edgeseg.bench.machine import MachineFacts, machine_facts
 from edgeseg.data.pairs import open_evaluation
 from edgeseg.gate import GateInputs, Outcome, decide, parse_rules
 from edgeseg.metrics.confusion import empty, update
@@ -42,6 +44,23 @@ from edgeseg.session import ModelInput, infer
 from edgeseg.spec import ClassesSpec, ColorOrder, InputSpec, ModelSpec, PreprocessSpec
 from edgeseg.targets.onnx import open_onnx
 from edgeseg.targets.torch_ref import open_torch
+
+
+class Rate(msgspec.Struct, frozen=True, kw_only=True):
+    """One experiment under one rule: how often the gate said what."""
+
+    experiment: str
+    rule: str
+    outcomes: dict[str, int]
+    note: str
+
+
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    schema: int = 1
+    command: str
+    machine: MachineFacts
+    rates: tuple[Rate, ...]
+
 
 Labels = npt.NDArray[np.int16]
 CLASSES = ("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist")
@@ -64,23 +83,33 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--latency-repeats", type=int, default=50)
     parser.add_argument("--cache", type=Path, help="file that keeps the model's predictions between runs")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--only", choices=("equal", "drop", "boundary", "latency"))
     arguments = parser.parse_args()
+    rates: list[Rate] = []
     wanted = {arguments.only} if arguments.only else {"equal", "drop", "boundary", "latency"}
     if wanted & {"equal", "drop", "boundary"}:
         scenes = _scenes(arguments.cache)
         if "equal" in wanted:
-            _run("equal", ("miou:-0.5pt", "miou:0pt"), arguments.seeds, lambda seed: _equal(scenes, seed))
+            rates += _run("equal", ("miou:-0.5pt", "miou:0pt"), arguments.seeds, lambda seed: _equal(scenes, seed))
         if "drop" in wanted:
             share = _calibrate(lambda value: _drop(scenes, 0, value), -0.02)
-            _run("drop", ("miou:-0.5pt",), arguments.seeds, lambda seed: _drop(scenes, seed, share))
+            rates += _run("drop", ("miou:-0.5pt",), arguments.seeds, lambda seed: _drop(scenes, seed, share))
         if "boundary" in wanted:
-            _run("boundary", ("boundary:-1pt", "miou:-0.5pt"), arguments.seeds, lambda seed: _boundary(scenes, seed))
+            rules = ("boundary:-1pt", "miou:-0.5pt")
+            rates += _run("boundary", rules, arguments.seeds, lambda seed: _boundary(scenes, seed))
     if "latency" in wanted:
-        _latency(arguments.latency_repeats)
+        rates += _latency(arguments.latency_repeats)
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        command = (
+            f"python benchmarks/gate_error_rates.py --seeds {arguments.seeds} --latency-repeats {arguments.latency_repeats}"
+        )
+        table = Rates(command=command, machine=machine_facts(), rates=tuple(rates))
+        arguments.out.write_bytes(msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")
 
 
-def _run(name: str, texts: tuple[str, ...], seeds: int, make: Callable[[int], Evidence]) -> None:
+def _run(name: str, texts: tuple[str, ...], seeds: int, make: Callable[[int], Evidence]) -> list[Rate]:
     rules = parse_rules(texts)
     outcomes: list[Counter[Outcome]] = [Counter() for _ in rules]
     changes, contours = [], []
@@ -94,14 +123,15 @@ def _run(name: str, texts: tuple[str, ...], seeds: int, make: Callable[[int], Ev
     note = f"mIoU change {np.mean(changes):+.2f} pt on average, {np.min(changes):+.2f} at worst"
     if not np.isnan(contours).any():
         note += f", boundary IoU {np.mean(contours):+.2f} pt"
-    for text, counter in zip(texts, outcomes, strict=True):
-        _print(name, text, counter, note)
+    return [_said(name, text, counter, note) for text, counter in zip(texts, outcomes, strict=True)]
 
 
-def _print(name: str, rule: str, outcomes: Counter[Outcome], note: str) -> None:
+def _said(name: str, rule: str, outcomes: Counter[Outcome], note: str) -> Rate:
+    """Print a rate and give it."""
     total = sum(outcomes.values())
     shares = ", ".join(f"{outcome.value} {outcomes[outcome]}/{total}" for outcome in Outcome)
     print(f"{name:9s} {rule:14s} {shares}; {note}", flush=True)
+    return Rate(experiment=name, rule=rule, outcomes={outcome.value: outcomes[outcome] for outcome in Outcome}, note=note)
 
 
 def _equal(scenes: list[Scene], seed: int) -> Evidence:
@@ -209,9 +239,9 @@ def _predict() -> list[Scene]:
     return scenes
 
 
-def _latency(repeats: int) -> None:
+def _latency(repeats: int) -> list[Rate]:
     x = ModelInput(np.zeros((1, 128, 128, 3), np.uint8), np.zeros((1, 3, 128, 128), np.float32))
-    rules = parse_rules(("latency:+5%",))
+    rules, rates = parse_rules(("latency:+5%",)), list[Rate]()
     with tempfile.TemporaryDirectory() as folder:
         path = small_model(Path(folder) / "model.onnx", 128)
         candidates = [Candidate(name=name, open=lambda: open_onnx(path, threads=1), x=x) for name in ("base", "same")]
@@ -225,7 +255,8 @@ def _latency(repeats: int) -> None:
                 outcomes[decide(rules, inputs, candidate="same", against="base").outcome] += 1
                 ratios.append(comparison.invoke.value.estimate)
             note = f"{'another core busy' if loaded else 'as it is'}, ratio {min(ratios):.3f} to {max(ratios):.3f}"
-            _print("latency", "latency:+5%", outcomes, note)
+            rates.append(_said("latency", "latency:+5%", outcomes, note))
+    return rates
 
 
 @contextmanager
