@@ -122,10 +122,12 @@ def command(
         )
         result = gating.gate(subject, wanted, options) if wanted or not update_baseline else None
         written = None
-        if update_baseline and baseline is not None and (result is None or result.outcome is not Outcome.FAIL):
+        if update_baseline and baseline is not None and (result is None or result.outcome is Outcome.PASS):
             written = gating.update_baseline(subject, baseline, options)
     if written is not None:
         click.echo(f"{baseline} now holds {written.name}, mIoU {100 * written.miou:.2f}.", err=as_json)
+    elif update_baseline:
+        click.echo(f"{baseline} is left as it was: only a file that passes becomes the baseline.", err=as_json)
     if result is not None:
         _show(result, policy, junit, markdown, as_json)
         ctx.exit(result.exit_code(policy))

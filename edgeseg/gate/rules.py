@@ -96,12 +96,12 @@ _LIMIT = re.compile(r"(?P<sign>[+-]?)(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>
 
 
 def parse_rules(texts: tuple[str, ...]) -> tuple[Rule, ...]:
-    """Parse each text, or several joined by commas.
+    """Parse each text, or several joined by commas or on lines of their own.
 
     >>> [rule.kind.value for rule in parse_rules(("miou:-0.5pt,size:4MB", "latency:+5%"))]
     ['miou', 'size', 'latency']
     """
-    return tuple(parse_rule(part) for text in texts for part in text.split(",") if part.strip())
+    return tuple(parse_rule(part) for text in texts for part in re.split(r"[,\n]", text) if part.strip())
 
 
 def parse_rule(text: str) -> Rule:
@@ -153,7 +153,7 @@ def _limit(kind: RuleKind, sign: str, number: float, unit: str, text: str, examp
         return number * _BYTES[unit], Unit.BYTES
     if kind is not RuleKind.MEMORY and unit == "x" and not sign and number > 0:
         return number, Unit.RATIO
-    if kind.is_timing and unit == "%" and sign != "-":
+    if kind.is_timing and unit == "%" and sign == "+":  # 105% without a sign would be read either way
         return 1.0 + number / 100.0, Unit.RATIO
     raise UsageError(
         f"'{sign}{number:g}{unit}' is no limit that '{kind.value}' can have (in '{text}').",

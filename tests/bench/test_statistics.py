@@ -6,7 +6,7 @@ import scipy.stats
 from scripted import MACHINE, MS
 
 from edgeseg.bench.noise import Disturbance, judge_noise
-from edgeseg.bench.statistics import paired_ratio, summarize
+from edgeseg.bench.statistics import paired_ratio, student_over_normal, summarize
 from edgeseg.errors import DataError
 
 
@@ -54,6 +54,26 @@ def test_interval_is_honest_where_disturbances_outlast_a_round_and_hit_one_candi
         covered += interval.low <= 1.0 <= interval.high
     # Resampling single rounds would cover about 60 %.
     assert covered / trials >= 0.8
+
+
+@pytest.mark.parametrize("rounds", [8, 20])
+def test_few_rounds_widen_the_interval(rounds: int):
+    """Without Student's factor these cover 86 and 91 %."""
+    rng = np.random.default_rng(3)
+    trials, covered = 500, 0
+    for seed in range(trials):
+        a, b = (10 * MS * rng.lognormal(0, 0.05, rounds) for _ in range(2))
+        interval = paired_ratio(a, b, resamples=400, seed=seed).value
+        covered += interval.low <= 1.0 <= interval.high
+    assert 0.92 <= covered / trials <= 0.995
+
+
+@pytest.mark.parametrize("freedom", [4, 9, 30, 200])
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+def test_the_widening_is_students(freedom: int, confidence: float):
+    tail = 0.5 + confidence / 2
+    wanted = scipy.stats.t.ppf(tail, freedom) / scipy.stats.norm.ppf(tail)
+    assert student_over_normal(freedom, confidence) == pytest.approx(wanted, rel=0.03)
 
 
 def test_pairing_uses_the_median_of_each_turn():

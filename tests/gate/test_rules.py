@@ -53,6 +53,7 @@ def test_a_class_may_have_any_name():
         ("miou:+0.5pt", "asks for a gain"),
         ("latency:-5%", "Write it like latency:\\+5%"),
         ("latency:5pt", "Write it like latency:\\+5%"),
+        ("latency:105%", "Write it like latency:\\+5%"),
         ("speedup:0x", "Write it like speedup:1.2x"),
         ("size:4", "Write it like size:4MB"),
         ("size:-4MB", "Write it like size:4MB"),
