@@ -45,12 +45,14 @@ def at_opset(model: onnx.ModelProto, version: int, *, stage: str) -> onnx.ModelP
             kept = [a for a in node.attribute if a.name != "noop_with_empty_axes"]
             del node.attribute[:]
             node.attribute.extend(kept)
-    kept = [node for node in copy.graph.node if node.op_type == "Pad" and len(node.input) < 4]
+    view = GraphView(model)
+    aside = [node for node in copy.graph.node if node.op_type == "Pad" and len(node.input) < 4]
+    aside += [node for node in copy.graph.node if node.op_type == "Split" and _with_lengths(view, copy, node)]
     try:
-        # Opset 18 gave Pad an input that these do not use; the converter knows no way for the kind, but leaves other domains be.
-        for node in kept:
+        # Opset 18 gave these kinds what they do not use here; the converter knows no way back, but leaves other domains be.
+        for node in aside:
             node.domain = _SET_ASIDE
-        if kept:
+        if aside:
             copy.opset_import.append(onnx.helper.make_opsetid(_SET_ASIDE, 1))
         converted = onnx.version_converter.convert_version(copy, version)
         for node in converted.graph.node:
@@ -68,6 +70,28 @@ def at_opset(model: onnx.ModelProto, version: int, *, stage: str) -> onnx.ModelP
             stage=stage,
         ) from error
     return converted
+
+
+def _with_lengths(view: GraphView, model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """Give a Split its lengths as an input, in place of their number: what opset 13 to 17 read. False where they are not known."""
+    import onnx
+
+    if len(node.input) > 1 and node.input[1]:
+        return True
+    shape = view.shape(node.input[0])
+    axis = attribute(node, "axis", 0)
+    if shape is None or shape[axis] < 1:
+        return False
+    most = -(-shape[axis] // len(node.output))
+    lengths = [min(most, shape[axis] - place * most) for place in range(len(node.output))]
+    name = f"{node.output[0]}_lengths"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(lengths, np.int64), name))
+    del node.input[1:]
+    node.input.append(name)
+    others = [a for a in node.attribute if a.name != "num_outputs"]
+    del node.attribute[:]
+    node.attribute.extend(others)
+    return True
 
 
 def with_batch(model: onnx.ModelProto, batch: int | None, *, stage: str) -> onnx.ModelProto:

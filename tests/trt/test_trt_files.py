@@ -82,6 +82,20 @@ def test_a_padding_of_opset_18_is_written_in_others(version: int) -> None:
     np.testing.assert_array_equal(run(changed, x), run(model, x))
 
 
+@pytest.mark.parametrize("version", [17, 19])
+@pytest.mark.parametrize("uneven", [False, True])
+def test_a_split_of_opset_18_is_written_in_others(version: int, uneven: bool) -> None:
+    count = 3 if uneven else 2  # 16 rows: 8 and 8, or 6, 6 and 4
+    names = [f"s{place}" for place in range(count)]
+    text = f"""<ir_version: 8, opset_import: ["" : 18]> g (float[1,3,16,16] x) => (float[1,3,16,16] y)
+        {{ {", ".join(names)} = Split<axis=-2, num_outputs={count}>(x) y = Concat<axis=2>({", ".join(reversed(names))}) }}"""
+    model = onnx.parser.parse_model(text)
+    changed = at_opset(model, version, stage="prepare")
+    assert GraphView(changed).opset == version
+    x = np.random.default_rng(0).normal(size=(1, 3, 16, 16)).astype(np.float32)
+    np.testing.assert_array_equal(run(changed, x), run(model, x))
+
+
 def test_an_operator_without_an_equal_is_an_error() -> None:
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 18]> g (float[1,3,4,4] x) => (float[1,3,4,4] y) { y = Mish(x) }'
