@@ -135,4 +135,4 @@ def student_over_normal(freedom: int, confidence: float) -> float:
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     terms = ((z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
     freedom = max(freedom, 1)
-    return (z + sum(term / freedom ** (i + 1) for i, term in enumerate(terms))) / z
+    return float((z + sum(term / freedom ** (i + 1) for i, term in enumerate(terms))) / z)
