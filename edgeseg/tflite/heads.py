@@ -44,12 +44,14 @@ def with_head(graph: TfGraph, head: Head, spec: ModelSpec) -> tuple[TfGraph, Hea
 
 
 def _source(graph: TfGraph) -> str:
-    """The logits before they are turned into the type that the file shows."""
-    producer = graph.producers().get(graph.outputs[0])
-    converts = producer is not None and producer.kind in {"DEQUANTIZE", "QUANTIZE"}
-    if producer is None or not converts or graph.tensors[str(producer.inputs[0])].dtype != "int8":
-        return graph.outputs[0]
-    return str(producer.inputs[0])
+    """The int8 logits before they are turned into the type that the file shows; what it shows where there are none."""
+    producers, name = graph.producers(), graph.outputs[0]
+    while graph.tensors[name].dtype != "int8":
+        producer = producers.get(name)
+        if producer is None or producer.kind not in {"DEQUANTIZE", "QUANTIZE"}:
+            return graph.outputs[0]
+        name = str(producer.inputs[0])
+    return name
 
 
 def _small(graph: TfGraph) -> tuple[TfGraph, tuple[ResizeRule, ...]]:

@@ -195,12 +195,20 @@ class Scripted:
 
 
 class Joules:
-    def __init__(self) -> None:
-        self.value = 0.0
+    """Stands in for a GPU's energy counter: 2 J more at every reading."""
 
-    def read(self) -> float:
-        self.value += 2.0
-        return self.value
+    source = "stand-in"
+    available = True
+
+    def __init__(self) -> None:
+        self.millijoules = 0
+
+    def read(self) -> tuple[int, ...]:
+        self.millijoules += 2000
+        return (self.millijoules,)
+
+    def joules_between(self, before: tuple[int, ...], after: tuple[int, ...]) -> float:
+        return (after[0] - before[0]) / 1e3
 
 
 def measured(times: dict[str, float], rounds: int = 6):
