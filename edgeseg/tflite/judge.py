@@ -99,7 +99,9 @@ class Judge:
         view = loaded.view(name)
         flat = view.reshape(-1, view.shape[-1])
         step = max(1, flat.shape[0] // _PIXELS)
-        return np.ascontiguousarray(flat[::step].T, np.float32)[None, :, None, :]
+        # A copy in any case: of one channel the transposed view is contiguous, and the runtime refuses to run while its memory is
+        # held.
+        return np.array(flat[::step].T, np.float32, order="C")[None, :, None, :]
 
 
 def _centred(logits: Float32) -> Float32:

@@ -158,6 +158,18 @@ def test_running_only_what_lies_behind_a_tensor_gives_what_the_whole_network_giv
         assert measured == pytest.approx(wanted, rel=0.05)
 
 
+def test_one_small_channel_is_judged() -> None:
+    """Its logits need no transposing: a view of the runtime's own memory would keep it from running again."""
+    build = GraphBuilder(TfGraph({}, [], (), ()))
+    x = build.input("x", (1, 24, 24, 3))
+    build.graph.outputs = (_conv(build, x, 1, "logit", np.random.default_rng(0)),)
+    images = _images(3)
+    judge = Judge(build.graph, images, images, threshold=0.0, probability=False)
+    assert judge.score(build.graph).noise == 0.0
+    result = _search(build.graph, budget=3.0)
+    assert result.best.int8 == {"logit"}
+
+
 def test_probe_times_both_domains_and_keeps_them(tmp_path: Path) -> None:
     graph = _net(spoilt=False)
     table = probe(graph, store=tmp_path)
