@@ -99,20 +99,30 @@ def _factors(graph: TfGraph, ties: ChannelTies, peaks: Mapping[str, Float64]) ->
     for op in graph.ops:
         constant = gains(graph, op)
         if constant is not None:
-            _leave_precision(ties, str(op.inputs[1 - constant]), np.abs(_gains(graph, op, constant))[None], peaks, room)
+            _leave_precision(
+                ties, str(op.inputs[1 - constant]), np.abs(_gains(graph, op, constant))[None], peaks, room, whole=True
+            )
         elif scales_weights(graph, op) and op.kind != "DEPTHWISE_CONV_2D":
             weights = np.asarray(graph.tensors[str(op.inputs[1])].data, np.float64)
             columns = np.abs(weights).reshape(weights.shape[0], -1, weights.shape[-1]).max(axis=1)
-            _leave_precision(ties, str(op.inputs[2 if op.kind == "TRANSPOSE_CONV" else 0]), columns, peaks, room)
+            source = str(op.inputs[2 if op.kind == "TRANSPOSE_CONV" else 0])
+            _leave_precision(ties, source, columns, peaks, room, whole=False)
     factors = np.maximum(room, 1.0)
     factors[ties.pinned()] = 1.0
     spread: Float64 = factors[ties.roots()]
     return spread
 
 
-def _leave_precision(ties: ChannelTies, source: str, columns: Float64, peaks: Mapping[str, Float64], room: Float64) -> None:
+def _leave_precision(
+    ties: ChannelTies, source: str, columns: Float64, peaks: Mapping[str, Float64], room: Float64, *, whole: bool
+) -> None:
     """Limit factors to where a channel has the same share of its tensor's range as its weights have of their rows' (Nagel
-    et al. 2019, equation 11). ``columns``: largest magnitudes by row and input channel; a row has one scale."""
+    et al. 2019, equation 11). ``columns``: largest magnitudes by row and input channel; a row has one scale.
+
+    ``whole``: one row holds the constants of all channels, so one factor common to all of them is free, and is chosen so that the
+    largest fills its range. With a row for each output it is not: every row has channels of its own that are small (measured on
+    ESPNet: with it, equalising no longer lowered the noise enough to be kept).
+    """
     measured = peaks.get(source)
     if measured is None:
         return
@@ -121,10 +131,9 @@ def _leave_precision(ties: ChannelTies, source: str, columns: Float64, peaks: Ma
     if share.size != measured.size:  # grouped: each column serves one channel of every group
         share = np.tile(share, measured.size // share.size)
     present = measured / max(float(measured.max(initial=0.0)), _TINY)
-    balanced = np.sqrt(
-        share * present
-    )  # of activation and weights, up to one factor for all channels: the largest fills its range
-    limit = balanced / max(float(balanced.max(initial=0.0)), _TINY) / np.maximum(present, _TINY)
+    limit = np.sqrt(share / np.maximum(present, _TINY))
+    if whole:
+        limit /= max(float(np.sqrt(share * present).max(initial=0.0)), _TINY)
     np.minimum.at(room, ties.groups(source), np.maximum(limit, 1.0))
 
 
