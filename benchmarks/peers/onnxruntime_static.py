@@ -18,8 +18,12 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 class Reader(CalibrationDataReader):
     def __init__(self, folder: Path, name: str) -> None:
+        self.count = len(list(folder.glob("*.npy")))
         self.paths = iter(sorted(folder.glob("*.npy")))
         self.name = name
+
+    def __len__(self) -> int:  # the strided calibrators ask
+        return self.count
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         path = next(self.paths, None)

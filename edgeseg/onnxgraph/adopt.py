@@ -20,6 +20,7 @@ __all__ = ["Adopted", "adopt"]
 
 # Per-channel QuantizeLinear came with opset 13.
 _LOWEST_OPSET = 13
+_RESIZE_WITH_CENTERS = 11  # the opset from which Resize says where pixels' centres lie
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def adopt(path: Path, spec: ModelSpec, *, opset: int, output_name: str | None, s
     notes: list[str] = []
     version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
     if version < _LOWEST_OPSET:
+        enlarged = {node.output[0] for node in model.graph.node if node.op_type in {"Upsample", "Resize"}}
         try:
             model = onnx.version_converter.convert_version(model, opset)
         except Exception as error:
@@ -53,6 +55,8 @@ def adopt(path: Path, spec: ModelSpec, *, opset: int, output_name: str | None, s
                 hint=f"Export the model again with opset {_LOWEST_OPSET} or later.",
                 stage=stage,
             ) from error
+        if version < _RESIZE_WITH_CENTERS:
+            _keep_asymmetric(model, enlarged)
         notes.append(f"opset {version} converted to {opset}")
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
@@ -79,6 +83,18 @@ def adopt(path: Path, spec: ModelSpec, *, opset: int, output_name: str | None, s
     except onnx.checker.ValidationError as error:
         raise ModelError(f"{path} is not valid ONNX: {error}", hint="Export the model again.") from error
     return Adopted(model, tuple(notes))
+
+
+def _keep_asymmetric(model: onnx.ModelProto, enlarged: set[str]) -> None:
+    """Say of resizes from before opset 11 that they count from the corner, rounding down: onnx's converter leaves the newer
+    operator's defaults, half pixels, in their place."""
+    from onnx import helper
+
+    for node in model.graph.node:
+        if node.op_type == "Resize" and node.output[0] in enlarged:
+            said = {one.name for one in node.attribute}
+            meant = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+            node.attribute.extend(helper.make_attribute(name, value) for name, value in meant.items() if name not in said)
 
 
 def _load(path: Path) -> onnx.ModelProto:

@@ -104,3 +104,28 @@ def test_an_onnx_file_that_does_not_fit(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ModelError, match="should be stored in"):
         export_onnx(load_model(lost), make_spec((1, 3, 8, 12)), tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize(("opset", "kind"), [(9, "Upsample"), (10, "Resize")])
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+def test_resizes_of_old_opsets_keep_their_meaning(tmp_path: Path, opset: int, kind: str, mode: str) -> None:
+    """Oracle: onnxruntime on the file as it was given."""
+    weight = np.random.default_rng(0).normal(size=(CLASSES, 3, 3, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["c"], strides=[3, 3]),
+            helper.make_node(kind, ["c", "scales"], ["y"], mode=mode),
+        ],
+        "old",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 24, 36])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, CLASSES, 24, 36])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.float32([1, 1, 3, 3]), "scales")],
+    )
+    path = tmp_path / "old.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=6), path)
+    values = np.random.default_rng(1).normal(size=(1, 3, 24, 36)).astype(np.float32)
+    wanted = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"x": values})[0]
+    exported = export_onnx(load_model(path), make_spec((1, 3, 24, 36)), tmp_path / "export.onnx", opset=18)
+    with open_onnx(exported.graph.path) as session:
+        found = infer(session, ModelInput(np.zeros((1, 24, 36, 3), np.uint8), values))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
