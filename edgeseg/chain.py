@@ -17,7 +17,7 @@ from edgeseg.graph import Format, Graph
 from edgeseg.model import Model
 from edgeseg.pipeline import Outcome, Stage
 from edgeseg.spec import Head, IoType, ModelSpec, Target, TuneFor
-from edgeseg.stages.check import DECISIONS, FP16, INT8, Floor
+from edgeseg.stages.check import DECISIONS, FP16, INT8, RESIZED, Floor
 from edgeseg.stages.verdict import speed_notes
 from edgeseg.trt.build import BuildSettings
 
@@ -346,6 +346,11 @@ def repeatable(stages: Sequence[Stage]) -> Sequence[Stage]:
     return stages[: min(first, len(stages) - 1)]
 
 
-def floors() -> dict[str, Floor]:
+def floors(target: Target, head: Head) -> dict[str, Floor]:
     """The least agreement by stage name; stages not named here must be exact."""
-    return {"half": FP16, "quantize": INT8, "build": INT8, "batch": FP16, "head": DECISIONS}
+    named = {"half": FP16, "quantize": INT8, "build": INT8, "batch": FP16}
+    if head is Head.LABELS:
+        named["head"] = DECISIONS
+    elif target.is_int8:
+        named["head"] = RESIZED
+    return named

@@ -167,7 +167,7 @@ def _run_chain(
     check = AgreementCheck(
         open_session=open_session,
         images=probe,
-        floors=floors(),
+        floors=floors(target, options.head),
         explain=lambda before, after: "" if after.format is Format.ENGINE else worst_tensor(before, after, probe[:1]),
         threshold=raw_threshold(spec),
     )

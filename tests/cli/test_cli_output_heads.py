@@ -55,6 +55,18 @@ def test_a_file_with_another_head(
     assert changed["agreement"]["agreement"] >= (0.9999 if exact else 0.9)
 
 
+def test_a_resize_that_rounded_to_int8_may_leave_the_file(workshop: Workshop, tmp_path: Path) -> None:
+    """Done outside it does not round: a few decisions at ties differ, and nothing else may."""
+    options = ("-t", "tflite-int8", "-o", "small", "--output", "small-logits", "--policy", "full", "--io", "int8", "--json")
+    done = edgeseg("compile", workshop.model("tiny.pt2"), *options, cwd=tmp_path)
+    assert done.code == 0, done.err
+    head = load_artifact(tmp_path / "small").manifest.stages[-1]
+    assert head.agreement is not None
+    assert head.agreement.snr_db > 30
+    assert head.agreement.argmax < 1
+    assert scores(tmp_path / "small")["agreement"]["agreement"] > 0.9
+
+
 def test_other_verbs_read_it(workshop: Workshop, tmp_path: Path) -> None:
     path = compiled(workshop, tmp_path, "tflite-fp32", "labels")
     for command in (
