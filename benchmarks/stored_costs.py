@@ -38,6 +38,7 @@ from edgeseg.spec_file import load_spec
 from edgeseg.stages.export_onnx import export_onnx
 from edgeseg.stages.lower_tflite import lower_tflite
 from edgeseg.stages.simplify_onnx import simplify
+from edgeseg.tflite.cost_table import CostTable, fused_pads
 from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.flatbuffer import read
 from edgeseg.tflite.graph import TfGraph
@@ -45,7 +46,7 @@ from edgeseg.tflite.judge import latency
 from edgeseg.tflite.passes import PASSES, apply
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import choices_of, links_of
-from edgeseg.tflite.probe import CostTable, fused_pads, probe
+from edgeseg.tflite.probe import probe
 from edgeseg.tflite.statistics import activations
 from edgeseg.tflite.stored_costs import ClassCost, StoredCosts, cost_class, features
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from edgeseg.quantize.assignment import Choice, Link, assign, cost
 from edgeseg.quantize.plan import Domain
+from edgeseg.tflite.cost_table import CostTable
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.passes import PASSES
-from edgeseg.tflite.probe import CostTable
 
 __all__ = ["PassReport", "choices_of", "fastest_us", "links_of", "prepare"]
 

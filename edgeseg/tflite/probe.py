@@ -15,9 +15,8 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -28,12 +27,13 @@ from edgeseg.errors import ModelError
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan, TensorQuant
 from edgeseg.spec import IoType
 from edgeseg.tflite.builder import GraphBuilder
+from edgeseg.tflite.cost_table import CostTable, cost_table, fused_pads
 from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.graph import Array, Quant, TfGraph, TfOp, TfTensor
 from edgeseg.tflite.runtime import LoadedGraph
 from edgeseg.tflite.support import RELU_LIMITS, delegated, supported
 
-__all__ = ["REPEATS", "CostTable", "OpCost", "cuts_delegate", "fused_pads", "measure_exposure", "probe", "time_each"]
+__all__ = ["REPEATS", "cuts_delegate", "measure_exposure", "probe", "time_each"]
 
 log = logging.getLogger("edgeseg.probe")
 
@@ -46,23 +46,6 @@ _FLUSH = np.zeros(12 * 2**20, np.float32)  # 48 MiB, more than the caches of one
 _QUANT = TensorQuant(scale=(0.05,), zero_point=(0,), dtype="int8")
 _QUANT_FORM = Quant((0.05,), (0,))
 _CLIPPING = TensorQuant(scale=(6 / 255,), zero_point=(-128,), dtype="int8")  # what clips runs as a conversion to such a scale
-
-
-@dataclass(frozen=True)
-class OpCost:
-    """Microseconds; infinite where the operator cannot run in that domain."""
-
-    float_us: float
-    int8_us: float
-
-
-@dataclass(frozen=True)
-class CostTable:
-    """Costs of one graph. ``quantize_us``/``dequantize_us``: of converting a float tensor to int8 and back, by its name."""
-
-    ops: Mapping[str, OpCost]
-    quantize_us: Mapping[str, float]
-    dequantize_us: Mapping[str, float]
 
 
 class _Known(msgspec.Struct):
@@ -94,23 +77,7 @@ def probe(
         progress: called with operators done and in all.
     """
     book = _Book(store, threads, exposure)
-    ops: dict[str, OpCost] = {}
-    pads = fused_pads(graph)
-    absorbed = {pad.id for pad in pads.values()}
-    for index, op in enumerate(graph.ops):
-        chain = [pads[op.id], op] if op.id in pads else [op]
-        ops[op.id] = (
-            OpCost(0.0, 0.0)
-            if op.id in absorbed
-            else OpCost(book.time(chain, graph, Domain.FLOAT), book.time(chain, graph, Domain.INT8))
-        )
-        progress(index + 1, len(graph.ops))
-    names = [name for name, tensor in graph.tensors.items() if tensor.data is None and tensor.dtype == "float32"]
-    table = CostTable(
-        ops,
-        {name: book.conversion(graph.tensors[name], "QUANTIZE") for name in names},
-        {name: book.conversion(graph.tensors[name], "DEQUANTIZE") for name in names},
-    )
+    table = cost_table(graph, lambda chain, domain: book.time(chain, graph, domain), book.conversion, progress)
     book.save()
     return table
 
@@ -270,24 +237,6 @@ def cuts_delegate(op: TfOp, graph: TfGraph, domain: Domain) -> bool:
     it saves (a transformer took 1.26 of the float time with int8 GELU and BATCH_MATMUL that were faster by themselves).
     """
     return domain is not Domain.FLOAT and delegated(op, graph, Domain.FLOAT) and not delegated(op, graph, domain)
-
-
-def fused_pads(graph: TfGraph) -> dict[str, TfOp]:
-    """For each convolution that is the only reader of a PAD: that PAD. The delegate runs the two as one, so they are timed as
-    one, under the convolution's name."""
-    producers, consumers = graph.producers(), graph.consumers()
-    found = {}
-    for op in graph.ops:
-        pad = producers.get(op.inputs[0] or "")
-        if (
-            op.kind in {"CONV_2D", "DEPTHWISE_CONV_2D"}
-            and pad is not None
-            and pad.kind == "PAD"
-            and len(consumers[pad.id]) == 1
-            and pad.id not in graph.outputs
-        ):
-            found[op.id] = pad
-    return found
 
 
 def _alone(chain: list[TfOp], graph: TfGraph) -> TfGraph:

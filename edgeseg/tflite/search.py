@@ -28,6 +28,7 @@ from edgeseg.quantize.assignment import Choice, Link, assign, cost
 from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan, TensorQuant
 from edgeseg.quantize.ranges import choose
+from edgeseg.tflite.cost_table import CostTable
 from edgeseg.tflite.downstream import Downstream
 from edgeseg.tflite.effort import Effort
 from edgeseg.tflite.emit import quantize
@@ -36,7 +37,6 @@ from edgeseg.tflite.harm import Harm, HarmMeter, completed
 from edgeseg.tflite.judge import Judge, Score, latency
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import choices_of, links_of
-from edgeseg.tflite.probe import CostTable
 from edgeseg.tflite.runtime import Feed
 
 __all__ = ["Candidate", "SearchResult", "SearchSettings", "pareto", "search"]

@@ -19,8 +19,9 @@ import msgspec
 from edgeseg.quantize.plan import Domain
 from edgeseg.spec import TuneFor
 from edgeseg.tflite.cost import macs
-from edgeseg.tflite.graph import TfGraph, TfOp
-from edgeseg.tflite.probe import CostTable, OpCost, cuts_delegate, fused_pads
+from edgeseg.tflite.cost_table import CostTable, cost_table
+from edgeseg.tflite.graph import TfGraph, TfOp, TfTensor
+from edgeseg.tflite.probe import cuts_delegate
 from edgeseg.tflite.support import RULES, supported
 
 __all__ = ["ClassCost", "StoredCosts", "cost_class", "features", "stored_costs"]
@@ -62,24 +63,11 @@ class StoredCosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     def __call__(self, graph: TfGraph) -> CostTable:
         """The costs of a float graph's operators, as ``edgeseg.tflite.probe.probe`` measures them."""
-        pads = fused_pads(graph)
-        absorbed = {pad.id for pad in pads.values()}
-        ops = {
-            op.id: OpCost(0.0, 0.0)
-            if op.id in absorbed
-            else OpCost(self.us(op, graph, Domain.FLOAT), self.us(op, graph, Domain.INT8))
-            for op in graph.ops
-        }
-        sizes = {
-            name: prod(tensor.shape)
-            for name, tensor in graph.tensors.items()
-            if tensor.data is None and tensor.dtype == "float32"
-        }
-        return CostTable(
-            ops,
-            {name: self.quantize.us(0.0, 5.0 * size) for name, size in sizes.items()},
-            {name: self.dequantize.us(0.0, 5.0 * size) for name, size in sizes.items()},
-        )
+
+        def conversion(tensor: TfTensor, kind: str) -> float:
+            return (self.quantize if kind == "QUANTIZE" else self.dequantize).us(0.0, 5.0 * prod(tensor.shape))
+
+        return cost_table(graph, lambda chain, domain: self.us(chain[-1], graph, domain), conversion)
 
     def us(self, op: TfOp, graph: TfGraph, domain: Domain) -> float:
         """Microseconds of one operator; infinite where it cannot run in the domain without cutting the delegate."""

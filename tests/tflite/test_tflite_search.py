@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgeseg.quantize.assignment import assign
 from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan
 from edgeseg.quantize.ranges import choose
 from edgeseg.tflite.builder import GraphBuilder
+from edgeseg.tflite.cost_table import CostTable, OpCost
 from edgeseg.tflite.downstream import Downstream, rounded
 from edgeseg.tflite.effort import EFFORTS
 from edgeseg.tflite.emit import quantize
@@ -20,8 +23,8 @@ from edgeseg.tflite.graph import Quant, TfGraph
 from edgeseg.tflite.harm import HarmMeter
 from edgeseg.tflite.judge import Judge
 from edgeseg.tflite.planning import Policy, initial_plan
-from edgeseg.tflite.preparation import fastest_us, prepare
-from edgeseg.tflite.probe import CostTable, OpCost, probe
+from edgeseg.tflite.preparation import choices_of, fastest_us, links_of, prepare
+from edgeseg.tflite.probe import probe
 from edgeseg.tflite.runtime import run
 from edgeseg.tflite.search import SearchResult, SearchSettings, search
 from edgeseg.tflite.statistics import activations, collect
@@ -180,6 +183,23 @@ def test_probe_times_both_domains_and_keeps_them(tmp_path: Path) -> None:
     (kept,) = tmp_path.iterdir()
     kept.unlink()
     assert probe(graph, store=tmp_path).ops.keys() == table.ops.keys()
+
+
+def test_a_padding_is_not_parted_from_its_convolution() -> None:
+    """The delegate runs both as one. The convolution alone is hardly faster in int8; a conversion between the two would make the
+    padding run by itself, which costs more than that."""
+    build = GraphBuilder(TfGraph({}, [], (), ()))
+    x = build.input("x", (1, 256, 256, 3))
+    padded = build.op("PAD", (x, build.ints("p", ((0, 0), (1, 1), (1, 1), (0, 0)))), (1, 258, 258, 3), name="padded")
+    weights = build.constant("w", np.ones((1, 3, 3, 3), np.float32))
+    operands = (padded, weights, build.constant("b", np.zeros(3, np.float32)))
+    options = {**_CONV, "strideW": 2, "strideH": 2, "padding": 1, "depthMultiplier": 1}
+    build.graph.outputs = (build.op("DEPTHWISE_CONV_2D", operands, (1, 128, 128, 3), name="y", options=options),)
+    table = probe(build.graph)
+    assert table.ops["padded"] == OpCost(0.0, 0.0)
+    assert table.quantize_us["padded"] > 1.5 * table.quantize_us["x"]
+    cheap = replace(table, ops={"padded": OpCost(0.0, 0.0), "y": OpCost(2 * table.quantize_us["x"], 0.1)})
+    assert assign(choices_of(cheap), links_of(build.graph, cheap, Domain.FLOAT)) in (frozenset(), {"padded", "y"})
 
 
 def test_what_has_no_int8_kernel_costs_infinitely_much() -> None:
