@@ -39,7 +39,9 @@ __all__ = [
     "FloatOperator",
     "Int8Record",
     "Manifest",
+    "ParetoPoint",
     "SourceRecord",
+    "SpeedRecord",
     "StageRecord",
     "check_replaceable",
     "file_record",
@@ -70,6 +72,24 @@ class AgreementRecord(_Record, frozen=True, kw_only=True):
     argmax: float
 
 
+class SpeedRecord(_Record, frozen=True, kw_only=True):
+    """INT8 against the best float file of the same runtime, in turn, on the machine that compiled.
+
+    Attributes:
+        against: the float target.
+        ratios: time of INT8 over time of float, with one thread and, where there are cores for it, two.
+        vetoed: INT8 is not faster with one of the two.
+        causes: what keeps it from being faster, the dearest first.
+        better: the target that serves better here, where vetoed.
+    """
+
+    against: str
+    ratios: tuple[float, ...]
+    vetoed: bool
+    causes: tuple[str, ...] = ()
+    better: str | None = None
+
+
 class StageRecord(_Record, frozen=True, kw_only=True):
     """One stage of the chain. ``peak_mb``: highest resident memory, MiB, of the process that did the work so far."""
 
@@ -78,6 +98,7 @@ class StageRecord(_Record, frozen=True, kw_only=True):
     peak_mb: float
     notes: tuple[str, ...] = ()
     agreement: AgreementRecord | None = None
+    speed: SpeedRecord | None = None
 
 
 class FloatOperator(_Record, frozen=True, kw_only=True):
@@ -96,6 +117,20 @@ class Int8Record(_Record, frozen=True, kw_only=True):
     conversions: int
     mac_share: float
     float_kinds: tuple[FloatOperator, ...] = ()
+
+
+class ParetoPoint(_Record, frozen=True, kw_only=True):
+    """A mixture of int8 and float that no other one tried beats in both time and loss.
+
+    ``time_ratio``: of the float file's time, one thread; ``measured`` on the runtime, or predicted from operators' times.
+    ``drop``: expected loss of mIoU, points.
+    """
+
+    name: str
+    time_ratio: float
+    measured: bool
+    drop: float
+    chosen: bool = False
 
 
 class SourceRecord(_Record, frozen=True, kw_only=True):
@@ -134,7 +169,8 @@ class Manifest(_Record, frozen=True, kw_only=True):
     """``files`` lists everything in the folder but the manifest; the first is the one to ship.
 
     ``pixels``: the file takes raw pixels (0..255) and normalises inside; otherwise it takes normalised values.
-    ``head``: what it gives in place of the model's logits.
+    ``head``: what it gives in place of the model's logits. ``pareto``: what a search had to choose from, fastest first; another
+    ``--budget`` gives another one of them.
     """
 
     schema: int = MANIFEST_SCHEMA
@@ -155,6 +191,12 @@ class Manifest(_Record, frozen=True, kw_only=True):
     status: str = ""
     settings: dict[str, str] = {}
     head: HeadRecord | None = None
+    pareto: tuple[ParetoPoint, ...] = ()
+
+    @property
+    def speed(self) -> SpeedRecord | None:
+        """INT8 against float where the file was compiled; None where it was not measured (float files, other processors)."""
+        return next((stage.speed for stage in reversed(self.stages) if stage.speed is not None), None)
 
     def graph(self, path: Path) -> Graph:
         """The file to ship, at ``path``, as something that can be opened."""

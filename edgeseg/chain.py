@@ -140,6 +140,7 @@ class _QuantizeTflite:
 
     def run(self, graph: Graph | None, work: Path) -> Outcome:
         from edgeseg.stages.quantize_tflite import QuantizeOptions, quantize_tflite
+        from edgeseg.stages.rewrite_tflite import rewrite_tflite
 
         assert graph is not None
         options = QuantizeOptions(
@@ -152,7 +153,11 @@ class _QuantizeTflite:
             tune_for=self.options.tune_for,
             progress=self.options.progress,
         )
-        return quantize_tflite(graph, self.options.calibration, self.options.spec, work, options)
+        outcome = quantize_tflite(graph, self.options.calibration, self.options.spec, work, options)
+        if self.options.tune_for in {TuneFor.X86_VNNI, TuneFor.ARM_DOTPROD}:
+            return outcome  # meant for another processor: its time here tells nothing
+        self.options.progress("INT8 against float")
+        return _raced(self.options, rewrite_tflite(graph, work / "rewritten.tflite").graph, outcome)
 
 
 @dataclass(frozen=True)
@@ -167,16 +172,7 @@ class _QuantizeOnnx:
 
         assert graph is not None
         outcome = quantize_onnx_stage(graph, self.options.calibration, self.options.spec, work, _qdq_options(self.options))
-        return replace(outcome, notes=(*outcome.notes, *speed_notes(self._ratio(graph, outcome.graph), "onnx")))
-
-    def _ratio(self, before: Graph, after: Graph) -> float:
-        """Time of the quantized graph over that of the float graph, one thread, in turn."""
-        from edgeseg.targets.onnx import open_onnx
-
-        image = next(iter(self.options.calibration))
-        with open_onnx(before.path) as float_session, open_onnx(after.path) as int8_session:
-            times = interleaved_medians([float_session, int8_session], image, rounds=15, warmup=2)
-        return times[1] / times[0]
+        return _raced(self.options, graph, outcome)
 
 
 @dataclass(frozen=True)
@@ -191,6 +187,14 @@ class _QuantizeTrt:
 
         assert graph is not None
         return quantize_trt_stage(graph, self.options.calibration, self.options.spec, work, _qdq_options(self.options))
+
+
+def _raced(options: ChainOptions, before: Graph, outcome: Outcome) -> Outcome:
+    """With the verdict on its speed, which is never left out."""
+    from edgeseg.race import race
+
+    speed = race(before, outcome.graph, next(iter(options.calibration)))
+    return replace(outcome, notes=(*outcome.notes, *speed_notes(speed)), speed=speed)
 
 
 def _qdq_options(options: ChainOptions) -> QdqOptions:

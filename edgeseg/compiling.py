@@ -20,6 +20,7 @@ from edgeseg.artifact import (
     CalibrationRecord,
     Int8Record,
     Manifest,
+    ParetoPoint,
     SourceRecord,
     check_replaceable,
     file_record,
@@ -43,6 +44,7 @@ from edgeseg.spec import GateSpec, Head, ModelSpec, Target
 from edgeseg.stages.build_engine import engine_status
 from edgeseg.stages.check import AgreementCheck
 from edgeseg.stages.quantize_trt import SHIP
+from edgeseg.stages.search_record import SearchRecord, pareto_of
 from edgeseg.trt.driver import look_around
 
 __all__ = ["CompileOptions", "CompileResult", "open_foreign", "open_graph", "open_reference", "run_compile"]
@@ -252,7 +254,13 @@ def _manifest(
         int8=_int8_record(graph) if target.is_int8 else None,
         settings=_settings(target, options),
         head=graph.head,
+        pareto=_pareto(product),
     )
+
+
+def _pareto(product: Path) -> tuple[ParetoPoint, ...]:
+    path = product / "search.json"
+    return pareto_of(msgspec.json.decode(path.read_bytes(), type=SearchRecord)) if path.is_file() else ()
 
 
 def _int8_record(graph: Graph) -> Int8Record:

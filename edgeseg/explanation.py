@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgeseg.artifact import load_artifact
+from edgeseg.artifact import SpeedRecord, load_artifact
 from edgeseg.errors import UsageError
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan
 from edgeseg.stages.search_record import SearchRecord
@@ -39,6 +39,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     float_operators: int
     regions: tuple[FloatRegion, ...]
     search: SearchRecord | None
+    speed: SpeedRecord | None = None
 
 
 def explain(folder: Path) -> Explanation:
@@ -65,6 +66,7 @@ def explain(folder: Path) -> Explanation:
         float_operators=len(floats),
         regions=_regions(plan),
         search=search,
+        speed=artifact.manifest.speed,
     )
 
 

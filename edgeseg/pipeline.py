@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from edgeseg.artifact import AgreementRecord, StageRecord
+from edgeseg.artifact import AgreementRecord, SpeedRecord, StageRecord
 from edgeseg.graph import Format, Graph
 from edgeseg.resident import peak_bytes
 from edgeseg.session import TensorInfo
@@ -29,11 +29,13 @@ def peak_mb() -> float:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage gives: the graph, what it has to say about it, and the peak memory of a child that did the work."""
+    """What a stage gives: the graph, what it has to say about it, the peak memory of a child that did the work, and how fast the
+    graph is where the stage measured that."""
 
     graph: Graph
     notes: tuple[str, ...] = ()
     child_peak_mb: float = 0.0
+    speed: SpeedRecord | None = None
 
 
 class Stage(Protocol):
@@ -92,6 +94,7 @@ class Pipeline:
                     peak_mb=round(max(peak_mb(), outcome.child_peak_mb), 1),
                     notes=outcome.notes,
                     agreement=agreement,
+                    speed=outcome.speed,
                 )
             )
             graph = outcome.graph

@@ -17,6 +17,7 @@ __all__ = ["command"]
 def command(artifact: Path, as_json: bool) -> None:
     """Why each float region of an INT8 ARTIFACT is float, and what the search tried."""
     from edgeseg.explanation import explain
+    from edgeseg.stages.verdict import speed_notes
 
     found = explain(artifact)
     if as_json:
@@ -37,6 +38,9 @@ def command(artifact: Path, as_json: bool) -> None:
             for region in found.regions
         ],
     )
+    if found.speed is not None:
+        for note in speed_notes(found.speed):
+            click.echo(f"  {note}")
     if found.search is None:
         click.echo("There is no search.json: what was tried stands in the manifest (edgeseg inspect), or the plan was given.")
         return

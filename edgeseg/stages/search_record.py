@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+from edgeseg.artifact import ParetoPoint
 from edgeseg.spec import TuneFor
-from edgeseg.stages.verdict import predicted_notes, speed_notes
+from edgeseg.stages.verdict import predicted_notes
 from edgeseg.tflite.search import SearchResult, pareto
 
-__all__ = ["SearchRecord", "TriedRecord", "record_of", "search_notes"]
+__all__ = ["SearchRecord", "TriedRecord", "pareto_of", "record_of", "search_notes"]
 
 
 class TriedRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +62,22 @@ def record_of(result: SearchResult, budget: float) -> SearchRecord:
     )
 
 
+def pareto_of(record: SearchRecord) -> tuple[ParetoPoint, ...]:
+    """The front and what was chosen (which need not be on it: times are measured at the end), for the manifest."""
+    shown = {one.name: one for one in (*record.front, record.chosen)}
+    points = [
+        ParetoPoint(
+            name=one.name,
+            time_ratio=round((one.predicted_ms if one.latency_ms is None else one.latency_ms) / record.float_ms, 4),
+            measured=one.latency_ms is not None,
+            drop=one.drop,
+            chosen=one.name == record.chosen.name,
+        )
+        for one in shown.values()
+    ]
+    return tuple(sorted(points, key=lambda point: point.time_ratio))
+
+
 def search_notes(record: SearchRecord) -> tuple[str, ...]:
     """What a person should read of it, the gravest first."""
     chosen = record.chosen
@@ -72,6 +89,4 @@ def search_notes(record: SearchRecord) -> tuple[str, ...]:
             f"operator costs: stored table {record.tuned_for}",
             *predicted_notes(record.predicted_ratio, record.tuned_for),
         ]
-    elif chosen.latency_ms is not None:
-        notes += speed_notes(chosen.latency_ms / record.float_ms, "tflite")
     return tuple(notes)

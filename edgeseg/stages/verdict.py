@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from edgeseg.artifact import SpeedRecord
+
 __all__ = ["VETO", "predicted_notes", "speed_notes"]
 
 VETO = "VETO"
 
 
-def speed_notes(ratio: float, runtime: str) -> tuple[str, ...]:
-    """What the manifest says of the measured ``time of INT8 / time of float``, one thread, interleaved on this machine.
+def speed_notes(speed: SpeedRecord) -> tuple[str, ...]:
+    """What the manifest says of a measured race, in words.
 
-    >>> speed_notes(0.5, "onnx")
-    ('0.50 of the float time here, one thread',)
+    >>> speed_notes(SpeedRecord(against="onnx-fp32", ratios=(0.5, 0.6), vetoed=False))
+    ('0.50 of the float time here with 1 thread, 0.60 with 2',)
     """
-    notes = (f"{ratio:.2f} of the float time here, one thread",)
-    if ratio < 1.0:
+    shown = ", ".join(f"{ratio:.2f} with {count}" for count, ratio in enumerate(speed.ratios[1:], 2))
+    notes = (f"{speed.ratios[0]:.2f} of the float time here with 1 thread" + (f", {shown}" if shown else ""),)
+    if not speed.vetoed:
         return notes
-    others = f"{runtime}-fp32" if runtime == "onnx" else f"{runtime}-fp16 or {runtime}-fp32"
-    return (*notes, f"{VETO}: int8 is not faster than float on this machine's runtime; {others} serves better here")
+    return (
+        *notes,
+        f"{VETO}: int8 is not faster than {speed.against} on this machine's runtime; {speed.better} serves better here",
+        *(f"{VETO} cause: {cause}" for cause in speed.causes),
+    )
 
 
 def predicted_notes(ratio: float, processor: str) -> tuple[str, ...]:
