@@ -92,8 +92,8 @@ def code_digest(factory: str) -> str | None:
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder of artifacts by key (``artifacts``), of measured kernel times (``probe``) and of the logs of compiles that
-    failed (``logs``)."""
+    """A folder of artifacts by key (``artifacts``), of measured kernel times (``probe``), of what interrupted searches
+    have measured (``searches``) and of the logs of compiles that failed (``logs``)."""
 
     root: Path
 
@@ -158,4 +158,5 @@ class Cache:
         return total
 
     def _folders(self) -> list[Path]:
-        return [folder for folder in (self.root / "artifacts", self.root / "probe", self.root / "logs") if folder.is_dir()]
+        folders = (self.root / name for name in ("artifacts", "probe", "searches", "logs"))
+        return [folder for folder in folders if folder.is_dir()]

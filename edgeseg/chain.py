@@ -50,6 +50,7 @@ class ChainOptions:
     budget: float = 0.3
     search_limit_s: float = 600.0
     tune_for: TuneFor = TuneFor.HERE
+    resumes: bool = True
     head: Head = Head.LOGITS
     engine: BuildSettings = field(default_factory=BuildSettings)
     progress: Callable[[str], None] = lambda _: None
@@ -151,6 +152,7 @@ class _QuantizeTflite:
             budget=self.options.budget,
             time_limit_s=self.options.search_limit_s,
             tune_for=self.options.tune_for,
+            resumes=self.options.resumes,
             progress=self.options.progress,
         )
         outcome = quantize_tflite(graph, self.options.calibration, self.options.spec, work, options)

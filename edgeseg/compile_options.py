@@ -39,7 +39,7 @@ class CompileOptions:
         engine: how a TensorRT engine is built; without ``timing_cache``, measurements are kept in edgeseg's cache.
     """
 
-    output: Path | None = None
+    output: str | Path | None = None
     io: IoType | None = None
     images: tuple[str, ...] = ()
     count: int | None = None

@@ -134,7 +134,7 @@ def run_compile(model_path: Path, target: Target, spec: ModelSpec, base: Path, o
     """
     options.check(target)
     spec = msgspec.structs.replace(spec, gate=GateSpec())  # how a file is judged is no part of the file
-    destination = options.output or Path("build") / f"{model_path.stem}-{target.value}"
+    destination = Path(options.output or Path("build") / f"{model_path.stem}-{target.value}")
     check_replaceable(destination)
     images = list(options.images) or None
     calibration = open_calibration(spec, base, images=images, count=options.count, seed=options.seed)
@@ -187,6 +187,7 @@ def _run_chain(
         budget=options.budget,
         search_limit_s=options.search_limit_s,
         tune_for=options.tune_for,
+        resumes=options.use_cache,
         head=options.head,
         engine=msgspec.structs.replace(
             options.engine, timing_cache=options.engine.timing_cache or default_cache_root() / "tensorrt"

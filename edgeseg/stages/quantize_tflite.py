@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from edgeseg.cache import default_cache_root, tool_versions
 from edgeseg.data.calibration import CalibrationSet
 from edgeseg.errors import StageError, UsageError
 from edgeseg.graph import Format, Graph
@@ -30,9 +31,10 @@ from edgeseg.tflite.cost import int8_share
 from edgeseg.tflite.effort import EFFORTS
 from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.equalise import ChannelPeaks, channel_peaks, equalise
-from edgeseg.tflite.flatbuffer import read, write
+from edgeseg.tflite.flatbuffer import read, serialise, write
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.integer_only import integer_search, require_integers
+from edgeseg.tflite.journal import SearchJournal, digest_of
 from edgeseg.tflite.judge import Judge
 from edgeseg.tflite.passes import PASSES, apply
 from edgeseg.tflite.pixels import Normalisation, PixelInput, fold_input_normalisation
@@ -61,7 +63,7 @@ _REFINED = {"max": 0.5}
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """See ``edgeseg.compiling.CompileOptions``."""
+    """See ``edgeseg.compile_options.CompileOptions``. ``resumes``: go on from what an interrupted search has measured."""
 
     io: IoType = IoType.FLOAT32
     plan: Path | None = None
@@ -70,6 +72,7 @@ class QuantizeOptions:
     budget: float = 0.3
     time_limit_s: float = 600.0
     tune_for: TuneFor = TuneFor.HERE
+    resumes: bool = True
     progress: Callable[[str], None] = lambda _: None
 
 
@@ -284,19 +287,34 @@ class _Job:
             deadline=self.deadline - _REFINED.get(options.effort, 0.0) * options.time_limit_s,
             fixed=prepared.fixed,
             baseline=(self.costs.best_float(self.original)[0], _values(image)),
+            journal=self.journal(prepared),
             progress=options.progress,
         )
+        if settings.journal.resumed:
+            self.notes.append(f"went on from {settings.journal.resumed} measurements of an interrupted search")
         judge = self.judge(prepared, _JUDGED[options.effort])
         if self.integer_only:
-            return integer_search(prepared.graph, observers, judge, prepared.feed(image), settings)
+            result = integer_search(prepared.graph, observers, judge, prepared.feed(image), settings)
+            settings.journal.discard()
+            return result
         options.progress("operator times")
         costs = self.costs
         result = search(prepared.graph, observers, judge, costs(prepared.graph), prepared.feed(image), settings)
+        if not settings.late:
+            settings.journal.discard()  # else the same compile with more time goes on from here
         if costs.stored is None:
             return result
         # What was timed here was timed on the wrong processor: among those within the budget the prediction decides.
         finalists = [one for one in result.candidates if one.latency_ms is not None]
         return replace(result, best=min(finalists, key=lambda one: (one.predicted_us, one.score.drop)))
+
+    def journal(self, prepared: _Prepared) -> SearchJournal:
+        """What was measured of this graph on these images, if a search of them was interrupted."""
+        if not self.options.resumes:
+            return SearchJournal()
+        asked = f"{self.options.effort} {self.options.io} {self.integer_only} {self.calibration.digest} {tool_versions()}"
+        name = digest_of(bytes(serialise(prepared.graph)), asked.encode())
+        return SearchJournal(default_cache_root() / "searches" / f"{name}.jsonl")
 
     def recorded(self, result: SearchResult) -> SearchRecord:
         record, tune_for = record_of(result, self.options.budget), self.options.tune_for

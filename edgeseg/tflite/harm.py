@@ -21,6 +21,7 @@ from edgeseg.session import Float32
 from edgeseg.tflite.builder import GraphBuilder
 from edgeseg.tflite.downstream import Downstream, Tail, rounded
 from edgeseg.tflite.graph import TfGraph, TfOp
+from edgeseg.tflite.journal import SearchJournal, tensor_key
 from edgeseg.tflite.support import RULES
 from edgeseg.tflite.weights import Rounding, quantize_linear
 
@@ -40,40 +41,54 @@ class HarmMeter:
 
     Args:
         downstream: of the float graph.
+        journal: what was measured before on the same images.
     """
 
-    def __init__(self, downstream: Downstream) -> None:
+    def __init__(self, downstream: Downstream, journal: SearchJournal | None = None) -> None:
         self._graph = downstream.graph
         self._downstream = downstream
         self._producers = self._graph.producers()
-        self._tensors: dict[tuple[str, TensorQuant], float] = {}
+        self._journal = journal or SearchJournal()
         self._weights: dict[str, float] = {}
 
     def measure(self, name: str, quants: Sequence[TensorQuant], *, weights: bool = False) -> list[float]:
         """The noise of holding a tensor in int8, for each quantization; with ``weights``, that of its producer's weights is
         measured on the way (``weights_of`` gives it)."""
-        fresh = [quant for quant in dict.fromkeys(quants) if (name, quant) not in self._tensors]
+        keys = {quant: tensor_key(name, quant) for quant in quants}
+        fresh = [quant for quant, key in keys.items() if self._journal.get(key) is None]
         op = self._producers.get(name)
-        weighs = weights and op is not None and self.has_weights(op) and op.id not in self._weights
+        weighs = weights and op is not None and self.has_weights(op) and self._recall(op) is None
         if fresh or weighs:
             with self._downstream.tail(name) as tail:
                 for quant in fresh:
-                    self._tensors[(name, quant)] = tail.noise(lambda _, values, q=quant: rounded(values, q))  # type: ignore[misc]
+                    self._journal.once(keys[quant], lambda q=quant: (tail.noise(lambda _, values: rounded(values, q)),))  # type: ignore[misc]
                 if weighs:
                     assert op is not None
-                    self._weights[op.id] = self._weight_noise(op, tail)
-        return [self._tensors[(name, quant)] for quant in quants]
+                    self._weigh(op, tail)
+        return [found[0] for quant in quants if (found := self._journal.get(keys[quant])) is not None]
 
     def weights_of(self, op: TfOp) -> float:
         """The noise of an operator's weights in int8."""
-        if op.id not in self._weights:
-            with self._downstream.tail(op.id) as tail:
-                self._weights[op.id] = self._weight_noise(op, tail)
-        return self._weights[op.id]
+        known = self._recall(op)
+        if known is not None:
+            return known
+        with self._downstream.tail(op.id) as tail:
+            return self._weigh(op, tail)
 
     def known_weights(self) -> dict[str, float]:
         """What was measured of operators' weights so far."""
         return dict(self._weights)
+
+    def _recall(self, op: TfOp) -> float | None:
+        found = self._journal.get(tensor_key(op.id, None))
+        if found is not None:
+            self._weights[op.id] = found[0]
+        return self._weights.get(op.id)
+
+    def _weigh(self, op: TfOp, tail: Tail) -> float:
+        (noise,) = self._journal.once(tensor_key(op.id, None), lambda: (self._weight_noise(op, tail),))
+        self._weights[op.id] = noise
+        return noise
 
     def has_weights(self, op: TfOp) -> bool:
         """Whether an operator has weights that int8 rounds."""

@@ -22,7 +22,8 @@ from edgeseg.tflite.downstream import Downstream
 from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.harm import HarmMeter
-from edgeseg.tflite.judge import Judge, latency
+from edgeseg.tflite.journal import plan_key
+from edgeseg.tflite.judge import Judge, Score, latency
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.runtime import Feed
 from edgeseg.tflite.search import Candidate, SearchResult, SearchSettings
@@ -57,7 +58,9 @@ def integer_search(
 
     def run(name: str, ranges: Mapping[str, TensorQuant]) -> Candidate:
         plan = initial_plan(graph, {**ranges, **settings.fixed}, policy=Policy.INTEGER_ONLY)
-        score = judge.score(quantize(graph, plan, integer_only=True))
+        score = Score(
+            *settings.journal.once(plan_key(plan), lambda: judge.score(quantize(graph, plan, integer_only=True)).values)
+        )
         log.info("%s: expected drop %.2f, %.1f dB", name, score.drop, score.snr_db)
         tried.append(Candidate(name, plan, score, 0.0, frozenset(op.id for op in graph.ops)))
         return tried[-1]
@@ -98,7 +101,7 @@ def _own_widths(
     free = [
         name for name, quant in plan.tensors.items() if name not in settings.fixed and name in ranges and quant == ranges[name]
     ]
-    meter = HarmMeter(Downstream(graph, judge.images(settings.effort.harm_images)))
+    meter = HarmMeter(Downstream(graph, judge.images(settings.effort.harm_images)), settings.journal)
     following = meter.followers(plan.tensors)
     names = [name for name in free if name not in following]
     reserve = settings.deadline - _RESERVE * max(0.0, settings.deadline - time.monotonic())

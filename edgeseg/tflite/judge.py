@@ -33,6 +33,11 @@ class Score:
     agreement: float = 1.0
 
     @property
+    def values(self) -> tuple[float, float, float]:
+        """The fields, in order."""
+        return self.drop, self.noise, self.agreement
+
+    @property
     def snr_db(self) -> float:
         return math.inf if self.noise == 0 else -10.0 * math.log10(self.noise)
 

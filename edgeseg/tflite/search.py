@@ -34,6 +34,7 @@ from edgeseg.tflite.effort import Effort
 from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.harm import Harm, HarmMeter, completed
+from edgeseg.tflite.journal import SearchJournal, plan_key
 from edgeseg.tflite.judge import Judge, Score, latency
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import choices_of, links_of
@@ -55,7 +56,8 @@ _LEAST_EQUAL = 0.9  # share of decisions; the check of what was written wants 0.
 class SearchSettings:
     """``budget``: points of mIoU. ``boundary``: the domain in which the file's input arrives and its output is wanted.
     ``deadline``: of ``time.monotonic``. ``fixed``: tensors whose quantization is given (pixels, say).
-    ``baseline``: the float graph to be faster than, and an image as it takes it; the searched graph itself where None."""
+    ``baseline``: the float graph to be faster than, and an image as it takes it; the searched graph itself where None.
+    ``journal``: what an interrupted search of the same graph on the same images has measured."""
 
     budget: float
     effort: Effort
@@ -63,6 +65,7 @@ class SearchSettings:
     deadline: float
     fixed: Mapping[str, TensorQuant] = field(default_factory=dict)
     baseline: tuple[TfGraph, Feed] | None = None
+    journal: SearchJournal = field(default_factory=SearchJournal)
     progress: Callable[[str], None] = field(default=lambda _: None)
 
     @property
@@ -186,7 +189,7 @@ class _Search:
         def late() -> bool:
             return time.monotonic() > reserve
 
-        meter = HarmMeter(Downstream(self._graph, self._judge.images(settings.effort.harm_images)))
+        meter = HarmMeter(Downstream(self._graph, self._judge.images(settings.effort.harm_images)), settings.journal)
         inside = [op for op in self._graph.ops if op.id in fastest.int8]
         touched = {name for op in inside for name in (*op.inputs, *op.outputs) if name is not None}
         quants = {name: quant for name, quant in fastest.plan.tensors.items() if name in touched}
@@ -330,7 +333,9 @@ class _Search:
         int8 = frozenset(entry.op for entry in plan.ops if entry.domain is not Domain.FLOAT)
         predicted = cost(self._choices(), self._links(), int8, 0.0)
         try:
-            score = self._judge.score(quantize(self._graph, plan))
+            score = Score(
+                *self._settings.journal.once(plan_key(plan), lambda: self._judge.score(quantize(self._graph, plan)).values)
+            )
         except ModelError as error:
             # The runtime refused this mixture; it is out of the race, and the manifest says so.
             self._notes.append(f"{name}: {error.message}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from edgeseg.tflite.effort import EFFORTS
 from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.graph import Quant, TfGraph
 from edgeseg.tflite.harm import HarmMeter
+from edgeseg.tflite.journal import SearchJournal
 from edgeseg.tflite.judge import Judge
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import choices_of, fastest_us, links_of, prepare
@@ -159,6 +161,39 @@ def test_running_only_what_lies_behind_a_tensor_gives_what_the_whole_network_giv
         with downstream.tail(name) as tail:
             measured = tail.noise(lambda _, values, q=quant: rounded(values, q))
         assert measured == pytest.approx(wanted, rel=0.05)
+
+
+@pytest.mark.parametrize("moment", ["harm of each tensor", "assignment 3"])
+def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path, moment: str) -> None:
+    """As Ctrl-C does it, with the last line of the journal cut short."""
+    graph, images = _net(spoilt=True), _images(4, seed=1)
+    whole = _search(graph)
+
+    def interrupt(said: str) -> None:
+        if said.startswith(moment):
+            raise KeyboardInterrupt
+
+    def started(judge: Judge, progress: Callable[[str], None]) -> SearchResult:
+        settings = SearchSettings(
+            budget=0.5,
+            effort=EFFORTS["quick"],
+            boundary=Domain.FLOAT,
+            deadline=time.monotonic() + 120,
+            journal=SearchJournal(tmp_path / "journal.jsonl"),
+            progress=progress,
+        )
+        return search(graph, _observed(graph), judge, _costs(graph), images[0], settings)
+
+    first, second = (Judge(graph, images, images, threshold=0.0, probability=False) for _ in range(2))
+    with pytest.raises(KeyboardInterrupt):
+        started(first, interrupt)
+    written = (tmp_path / "journal.jsonl").read_bytes()
+    (tmp_path / "journal.jsonl").write_bytes(written[:-9])
+    resumed = started(second, lambda _: None)
+    assert [one.name for one in resumed.candidates] == [one.name for one in whole.candidates]
+    assert resumed.best.plan.tensors == whole.best.plan.tensors
+    assert first.runs + second.runs <= len(whole.candidates) + 4
+    assert second.runs < len(whole.candidates)
 
 
 def test_one_small_channel_is_judged() -> None:
