@@ -37,6 +37,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     masks: str
     regions: str | None = None
     calibration_regions: str | None = None
+    calibration_masks: str | None = None
 
 
 class Suite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--targets", default="tflite-fp32,tflite-int8,onnx-fp32,onnx-int8")
     parser.add_argument("--count", type=int, default=100, help="calibration images")
+    parser.add_argument("--with-masks", action="store_true", help="calibration images with their masks; the default is without")
     parser.add_argument("--effort", default="normal")
     parser.add_argument("--limit", type=int, help="evaluation images; all by default")
     parser.add_argument("--work", type=Path, default=Path("build/int8"))
@@ -98,6 +100,7 @@ def run_entry(entry: Entry, data: Path, asked: argparse.Namespace) -> list[Row]:
         spec.calibration,
         images=str(data / entry.calibration),
         regions=str(data / entry.calibration_regions) if entry.calibration_regions else None,
+        masks=str(data / entry.calibration_masks) if entry.calibration_masks and asked.with_masks else None,
         count=asked.count,
     )
     spec = msgspec.structs.replace(spec, calibration=calibration)

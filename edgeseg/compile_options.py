@@ -22,6 +22,7 @@ class CompileOptions:
         output: the artifact's folder; by default ``build/<model>-<target>`` in the current folder.
         io: element type of an INT8 file's input and output; float32 where None, int8 for integer-only hardware.
         images: calibration images (folders or globs) in place of the spec's.
+        masks: their masks (folder or glob) in place of the spec's; where there are any, what INT8 loses is measured on them too.
         count, seed: how many of them, and which, in place of the spec's.
         factory: ``package.module:function`` that builds the architecture of a state_dict.
         trust_pickle: run the code inside a pickled model file. Never implied by anything else.
@@ -42,6 +43,7 @@ class CompileOptions:
     output: str | Path | None = None
     io: IoType | None = None
     images: tuple[str, ...] = ()
+    masks: str | None = None
     count: int | None = None
     seed: int | None = None
     factory: str | None = None

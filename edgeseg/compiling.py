@@ -137,7 +137,7 @@ def run_compile(model_path: Path, target: Target, spec: ModelSpec, base: Path, o
     destination = Path(options.output or Path("build") / f"{model_path.stem}-{target.value}")
     check_replaceable(destination)
     images = list(options.images) or None
-    calibration = open_calibration(spec, base, images=images, count=options.count, seed=options.seed)
+    calibration = open_calibration(spec, base, images=images, masks=options.masks, count=options.count, seed=options.seed)
     cache = Cache(default_cache_root())
     key = _key(model_path, target, spec, calibration, options) if options.use_cache else None
     if key is not None and (found := cache.find(key)) is not None:

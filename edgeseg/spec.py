@@ -183,12 +183,14 @@ class ClassesSpec(_Table, frozen=True, kw_only=True):
 
 class CalibrationSpec(_Table, frozen=True, kw_only=True):
     """``images``: folder or glob, relative to edgeseg.toml. ``set``: the name of a manifest (``camvid``, ``embedded``) instead,
-    with ``root`` the folder of the prepared data. ``count`` images are drawn with ``seed``."""
+    with ``root`` the folder of the prepared data. ``masks``: where given, INT8 candidates are also scored against the truth;
+    named as those of [evaluation] are. ``count`` images are drawn with ``seed``."""
 
     images: str | None = None
     set: str | None = None
     root: str | None = None
     regions: str | None = None
+    masks: str | None = None
     count: int = 100
     seed: int = 0
 

@@ -63,6 +63,7 @@ _COMMENTS = {
     "calibration.set": "Instead of images: name of a data-set manifest ...",
     "calibration.root": "... and the folder that the set was prepared into.",
     "calibration.regions": "Folder or glob of region masks, for crop_to_region.",
+    "calibration.masks": "Folder or glob of their masks, if there are any: what INT8 loses is then measured on them too.",
     "calibration.count": "How many images are drawn.",
     "calibration.seed": "By which seed.",
     "evaluation": "Image and mask pairs that judge. Files are paired by stem, after the suffixes below are cut off.",

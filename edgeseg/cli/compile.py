@@ -34,6 +34,10 @@ __all__ = ["command"]
 )
 @click.option("--spec", type=click.Path(path_type=Path), help="edgeseg.toml. [default: beside the model, then here]")
 @click.option("--images", multiple=True, help="Calibration images: folder or glob; in place of the spec's. Repeatable.")
+@click.option(
+    "--masks",
+    help="Their masks, folder or glob, in place of the spec's: what INT8 loses is then measured against the truth too.",
+)
 @click.option("--count", type=click.IntRange(1), help="How many calibration images to draw.")
 @click.option("--seed", type=int, help="Which ones.")
 @click.option(
@@ -89,6 +93,7 @@ def command(
     output: tuple[str, ...],
     spec: Path | None,
     images: tuple[str, ...],
+    masks: str | None,
     count: int | None,
     seed: int | None,
     io: str | None,
@@ -131,6 +136,7 @@ def command(
                 io=IoType(io) if io else None,
                 tune_for=TuneFor(tune_for),
                 images=images,
+                masks=masks,
                 count=count,
                 seed=seed,
                 factory=factory,

@@ -13,9 +13,10 @@ from PIL import Image
 from edgeseg.data.manifests import Role, load_manifest
 from edgeseg.data.prefetch import prefetch
 from edgeseg.data.sources import by_stem, find_images, pair
+from edgeseg.data.truth import read_truth
 from edgeseg.errors import DataError, UsageError
 from edgeseg.graph import digest_file
-from edgeseg.preprocess import Prepared, load_image, load_region, prepare
+from edgeseg.preprocess import Int16, Prepared, load_image, load_region, prepare
 from edgeseg.session import ModelInput
 from edgeseg.spec import ModelSpec
 
@@ -33,7 +34,9 @@ class CalibrationSet:
         spec: says the preprocessing.
         paths: the images.
         regions: their region masks, or empty where the spec does not crop to regions.
-        file_digests: for each image ``sha256:...`` of its bytes, with that of its region mask behind it where it has one.
+        masks: their truth, or empty where there is none.
+        file_digests: for each image ``sha256:...`` of its bytes, with those of its region mask and its mask behind it where it has
+            them.
         seed: that drew the images.
         available: how many images they were drawn from.
     """
@@ -44,6 +47,7 @@ class CalibrationSet:
     file_digests: tuple[str, ...]
     seed: int
     available: int
+    masks: tuple[Path, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -56,6 +60,18 @@ class CalibrationSet:
     def __iter__(self) -> Iterator[ModelInput]:
         for prepared in prefetch(self._jobs()):
             yield prepared.input
+
+    def labelled(self) -> Iterator[tuple[Prepared, Int16]]:
+        """Images with their truth, int16 (H, W) at the picture's own size, -1 where it does not count; none at all
+        where there are no masks.
+
+        Raises:
+            DataError: an image or a mask cannot be decoded or does not fit the spec; raised at its place in the order.
+        """
+        for index, (path, mask) in enumerate(zip(self.paths, self.masks, strict=False)):
+            region = self.regions[index] if self.regions else None
+            prepared = load_prepared(path, self.spec, region)
+            yield prepared, read_truth(mask, region, self.spec.classes, prepared.placement.source)
 
     def take(self, count: int) -> CalibrationSet:
         """The first ``count`` images: as the order is drawn by seed, a random sample too. All of them if there are fewer."""
@@ -78,7 +94,11 @@ class CalibrationSet:
 
     def _slice(self, begin: int, end: int) -> CalibrationSet:
         return replace(
-            self, paths=self.paths[begin:end], regions=self.regions[begin:end], file_digests=self.file_digests[begin:end]
+            self,
+            paths=self.paths[begin:end],
+            regions=self.regions[begin:end],
+            masks=self.masks[begin:end],
+            file_digests=self.file_digests[begin:end],
         )
 
     def _jobs(self) -> Iterator[Callable[[], Prepared]]:
@@ -103,6 +123,7 @@ def open_calibration(
     *,
     images: Sequence[str] | None = None,
     regions: str | None = None,
+    masks: str | None = None,
     count: int | None = None,
     seed: int | None = None,
 ) -> CalibrationSet:
@@ -113,6 +134,8 @@ def open_calibration(
         base: folder of edgeseg.toml, which relative paths in it start from.
         images: folders, files or globs instead of the spec's; relative to the current folder.
         regions: folder or glob of region masks instead of the spec's; relative to the current folder.
+        masks: folder or glob of their truth instead of the spec's; relative to the current folder. The spec's masks are left out
+            where other images than the spec's are given.
         count: instead of the spec's.
         seed: instead of the spec's.
 
@@ -122,9 +145,12 @@ def open_calibration(
 
     Raises:
         UsageError: no images are given. Random data would give ranges that mean nothing.
-        DataError: nothing is there, a file is not an image, or a region mask is missing.
+        DataError: nothing is there, a file is not an image, or a mask or region mask is missing.
     """
     rule = spec.calibration
+    truth = None if masks is None else (masks, Path.cwd())
+    if truth is None and not images and rule.masks is not None:
+        truth = (rule.masks, base)
     count = rule.count if count is None else count
     seed = rule.seed if seed is None else seed
     if count < 1:
@@ -139,6 +165,8 @@ def open_calibration(
         )
         found = find_images([str(folders.images)], base, what="calibration images")
         regions = str(folders.regions) if regions is None and folders.regions is not None else regions
+        if truth is None and folders.masks.is_dir():  # a calibration split may have none
+            truth = (str(folders.masks), base)
     else:
         raise UsageError(
             "No calibration images are given.",
@@ -151,11 +179,13 @@ def open_calibration(
     chosen_regions: tuple[Path, ...] = ()
     if spec.preprocess.crop_to_region:
         chosen_regions = _regions_of(paths, spec, base, regions)
+    chosen_masks = _paired(paths, spec, *truth, suffix=spec.evaluation.mask_suffix, what="mask") if truth else ()
     return CalibrationSet(
         spec=spec,
         paths=paths,
         regions=chosen_regions,
-        file_digests=tuple(_digests(paths, chosen_regions)),
+        masks=chosen_masks,
+        file_digests=tuple(_digests(paths, chosen_regions, chosen_masks)),
         seed=seed,
         available=len(found),
     )
@@ -176,7 +206,6 @@ def draw(found: Sequence[tuple[str, Path]], count: int, seed: int) -> tuple[Path
 
 
 def _regions_of(paths: Sequence[Path], spec: ModelSpec, base: Path, regions: str | None) -> tuple[Path, ...]:
-    names = spec.evaluation
     if regions is not None:
         source, start = regions, Path.cwd()
     elif spec.calibration.regions is not None:
@@ -186,18 +215,20 @@ def _regions_of(paths: Sequence[Path], spec: ModelSpec, base: Path, regions: str
             "crop_to_region is set, and no region masks are given for the calibration images.",
             hint='Set regions = "FOLDER" under [calibration] in edgeseg.toml.',
         )
-    images = by_stem(paths, names.image_suffix, what="calibration images")
-    masks = by_stem(
-        (path for _, path in find_images([source], start, what="region masks")), names.region_suffix, what="region masks"
-    )
-    pair(images, masks, what="region mask", where=source)
-    return tuple(masks[stem] for stem in images)
+    return _paired(paths, spec, source, start, suffix=spec.evaluation.region_suffix, what="region mask")
 
 
-def _digests(paths: Sequence[Path], regions: Sequence[Path]) -> Iterator[str]:
+def _paired(paths: Sequence[Path], spec: ModelSpec, source: str, start: Path, *, suffix: str, what: str) -> tuple[Path, ...]:
+    """The files of ``source`` that belong to the images, in their order."""
+    images = by_stem(paths, spec.evaluation.image_suffix, what="calibration images")
+    found = by_stem((path for _, path in find_images([source], start, what=f"{what}s")), suffix, what=f"{what}s")
+    pair(images, found, what=what, where=source)
+    return tuple(found[stem] for stem in images)
+
+
+def _digests(paths: Sequence[Path], *others: Sequence[Path]) -> Iterator[str]:
     for index, path in enumerate(paths):
-        image = digest_file(path)
-        yield f"{image} {digest_file(regions[index])}" if regions else image
+        yield " ".join(digest_file(one) for one in (path, *(files[index] for files in others if files)))
 
 
 def _check_header(path: Path) -> None:

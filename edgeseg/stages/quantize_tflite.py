@@ -27,6 +27,8 @@ from edgeseg.spec import IoType, ModelSpec, OutputKind, TuneFor
 from edgeseg.stages.policy import parse_policy
 from edgeseg.stages.rewrite_tflite import OperatorCosts
 from edgeseg.stages.search_record import SearchRecord, record_of, search_notes
+from edgeseg.stages.truth import TruthJudge
+from edgeseg.tflite.candidates import MeasuredDrop, SearchResult, SearchSettings
 from edgeseg.tflite.cost import int8_share
 from edgeseg.tflite.effort import EFFORTS
 from edgeseg.tflite.emit import quantize
@@ -41,7 +43,7 @@ from edgeseg.tflite.pixels import Normalisation, PixelInput, fold_input_normalis
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import PassReport, fastest_us, prepare
 from edgeseg.tflite.refine import RefineSettings, refine
-from edgeseg.tflite.search import SearchResult, SearchSettings, search
+from edgeseg.tflite.search import search
 from edgeseg.tflite.statistics import activations, collect
 
 __all__ = ["QuantizeOptions", "quantize_tflite"]
@@ -49,6 +51,8 @@ __all__ = ["QuantizeOptions", "quantize_tflite"]
 _STAGE = "quantize"
 _JUDGED = {"quick": 8, "normal": 20, "max": 40}
 """Calibration images that judge candidates, by effort."""
+_CHECKED = {"quick": 30, "normal": 100, "max": 1000}
+"""Calibration images with masks that finalists are scored on, by effort."""
 _FOLD_NOISE = 3e-3
 """Noise over signal at the output above which folding the normalisation costs more at the borders than exact pixels gain."""
 
@@ -287,6 +291,7 @@ class _Job:
             deadline=self.deadline - _REFINED.get(options.effort, 0.0) * options.time_limit_s,
             fixed=prepared.fixed,
             baseline=(self.costs.best_float(self.original)[0], _values(image)),
+            truth=self.truth(prepared),
             journal=self.journal(prepared),
             progress=options.progress,
         )
@@ -307,6 +312,14 @@ class _Job:
         # What was timed here was timed on the wrong processor: among those within the budget the prediction decides.
         finalists = [one for one in result.candidates if one.latency_ms is not None]
         return replace(result, best=min(finalists, key=lambda one: (one.predicted_us, one.score.drop)))
+
+    def truth(self, prepared: _Prepared) -> Callable[[TfGraph], MeasuredDrop] | None:
+        """Scores graphs against the masks of the calibration images, where there are any."""
+        images = self.calibration
+        if not images.masks:
+            return None
+        judge = TruthJudge(self.original, _values, images.take(_CHECKED[self.options.effort]))
+        return lambda graph: judge(graph, prepared.feed)
 
     def journal(self, prepared: _Prepared) -> SearchJournal:
         """What was measured of this graph on these images, if a search of them was interrupted."""

@@ -7,13 +7,14 @@ import msgspec
 from edgeseg.artifact import ParetoPoint
 from edgeseg.spec import TuneFor
 from edgeseg.stages.verdict import predicted_notes
-from edgeseg.tflite.search import SearchResult, pareto
+from edgeseg.tflite.candidates import SearchResult, pareto
 
 __all__ = ["SearchRecord", "TriedRecord", "pareto_of", "record_of", "search_notes"]
 
 
 class TriedRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A mixture that was run: predicted time, expected loss of mIoU in points, noise at the output."""
+    """A mixture that was run: predicted time, expected loss of mIoU in points, noise at the output. ``masks``: loss against masks,
+    with the ends of its 95 % interval, where it was measured."""
 
     name: str
     int8_operators: int
@@ -21,6 +22,7 @@ class TriedRecord(msgspec.Struct, frozen=True, kw_only=True):
     drop: float
     snr_db: float
     latency_ms: float | None = None
+    masks: tuple[float, float | None, float | None] | None = None
 
 
 class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +51,7 @@ def record_of(result: SearchResult, budget: float) -> SearchRecord:
             drop=round(one.score.drop, 4),
             snr_db=round(min(one.score.snr_db, 999.0), 2),
             latency_ms=None if one.latency_ms is None else round(one.latency_ms, 3),
+            masks=None if one.measured is None else (one.measured.drop, one.measured.low, one.measured.high),
         )
         for one in (*result.candidates, result.best)
     }

@@ -17,6 +17,7 @@ from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import QuantPlan, TensorQuant
 from edgeseg.quantize.ranges import choose
 from edgeseg.spec import IoType
+from edgeseg.tflite.candidates import Candidate, SearchResult, SearchSettings
 from edgeseg.tflite.cost import operator_domains
 from edgeseg.tflite.downstream import Downstream
 from edgeseg.tflite.emit import quantize
@@ -26,7 +27,6 @@ from edgeseg.tflite.journal import plan_key
 from edgeseg.tflite.judge import Judge, Score, latency
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.runtime import Feed
-from edgeseg.tflite.search import Candidate, SearchResult, SearchSettings
 from edgeseg.tflite.widths import choose_widths
 
 __all__ = ["integer_search", "require_integers"]

@@ -5,7 +5,8 @@
 3. Harm: every source of int8 noise is measured alone at the output (``edgeseg.tflite.harm``).
 4. Assignment: for a price per unit of harm, a minimum cut gives the cheapest domains exactly; bisection over the price finds
    the cheapest assignment whose *measured* loss is within the budget.
-5. Verdict: the candidates within the budget are timed against the float graph, in turn, and the fastest is taken.
+5. Verdict (``edgeseg.tflite.finals``): the candidates within the budget are scored against masks where there are any, timed
+   against the float graph, in turn, and the fastest is taken.
 
 Nothing is accepted on an estimate: costs and harm only propose, the runtime decides. Deterministic but for step 5.
 """
@@ -14,88 +15,37 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from msgspec import structs
 
 from edgeseg.errors import ModelError
-from edgeseg.metrics.expected import CAUTION
 from edgeseg.quantize.assignment import Choice, Link, assign, cost
 from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan, TensorQuant
 from edgeseg.quantize.ranges import choose
+from edgeseg.tflite.candidates import Candidate, SearchResult, SearchSettings
 from edgeseg.tflite.cost_table import CostTable
 from edgeseg.tflite.downstream import Downstream
-from edgeseg.tflite.effort import Effort
 from edgeseg.tflite.emit import quantize
+from edgeseg.tflite.finals import decide
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.harm import Harm, HarmMeter, completed
-from edgeseg.tflite.journal import SearchJournal, plan_key
-from edgeseg.tflite.judge import Judge, Score, latency
+from edgeseg.tflite.journal import plan_key
+from edgeseg.tflite.judge import Judge, Score
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import choices_of, links_of
 from edgeseg.tflite.runtime import Feed
 
-__all__ = ["Candidate", "SearchResult", "SearchSettings", "pareto", "search"]
+__all__ = ["search"]
 
 log = logging.getLogger("edgeseg.search")
 
-_SAME_TIME = 1.03
 _BETTER = 0.9  # a tighter range must bring a tensor's harm below this share
 _HARDLY_MORE = 1.25  # times the harm: what a wider range may cost
 _HARDLY_ANY = 0.25  # of the mean harm
-_FINALISTS = 5
-_LEAST_EQUAL = 0.9  # share of decisions; the check of what was written wants 0.8
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """``budget``: points of mIoU. ``boundary``: the domain in which the file's input arrives and its output is wanted.
-    ``deadline``: of ``time.monotonic``. ``fixed``: tensors whose quantization is given (pixels, say).
-    ``baseline``: the float graph to be faster than, and an image as it takes it; the searched graph itself where None.
-    ``journal``: what an interrupted search of the same graph on the same images has measured."""
-
-    budget: float
-    effort: Effort
-    boundary: Domain
-    deadline: float
-    fixed: Mapping[str, TensorQuant] = field(default_factory=dict)
-    baseline: tuple[TfGraph, Feed] | None = None
-    journal: SearchJournal = field(default_factory=SearchJournal)
-    progress: Callable[[str], None] = field(default=lambda _: None)
-
-    @property
-    def late(self) -> bool:
-        return time.monotonic() > self.deadline
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One plan that was run. ``predicted_us``: sum of the operators' and conversions' costs. ``latency_ms``: measured beside
-    the float graph, for those that came so far."""
-
-    name: str
-    plan: QuantPlan
-    score: Score
-    predicted_us: float
-    int8: frozenset[str]
-    latency_ms: float | None = None
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """``best`` is within the budget and the fastest measured; where none is within the budget, the least harmful
-    (``within`` False). ``float_ms`` was measured in the same run as the candidates' latencies."""
-
-    best: Candidate
-    within: bool
-    float_ms: float
-    candidates: tuple[Candidate, ...]
-    notes: tuple[str, ...]
 
 
 def search(
@@ -136,27 +86,17 @@ class _Search:
         self._estimator = ""
         self._estimated: dict[tuple[str, str], TensorQuant] = {}
 
-    @property
-    def _budget(self) -> float:
-        """Points of expected loss that a mixture may have on calibration images."""
-        return CAUTION * self._settings.budget
-
-    def _holds(self, candidate: Candidate) -> bool:
-        """Within the budget, and deciding alike: a network that is unsure everywhere has no mIoU to lose, and must still come out
-        as the network that went in."""
-        return candidate.score.drop <= self._budget and candidate.score.agreement >= _LEAST_EQUAL
-
     def run(self) -> SearchResult:
         settings = self._settings
         settings.progress("ranges")
         self._choose_estimator()
         settings.progress("fastest assignment")
         fastest = self._try(assign(self._choices(), self._links()), "fastest")
-        if not self._holds(fastest):
+        if not self._settings.holds(fastest):
             self._measure_harm(fastest)
             self._bisect()
             self._polish()
-        return self._decide()
+        return decide(self._graph, self._image, list(self._tried.values()), self._settings, self._notes)
 
     # ----------------------------------------------------------------------------------------------- proposals
 
@@ -273,7 +213,7 @@ class _Search:
             middle = (low + high) / 2
             self._settings.progress(f"assignment {step + 1} of {self._settings.effort.steps}")
             candidate = self._try(assign(choices, links, math.exp(middle)), f"price {math.exp(middle):.3g}")
-            if self._holds(candidate):
+            if self._settings.holds(candidate):
                 high = middle
             else:
                 low = middle
@@ -281,7 +221,7 @@ class _Search:
     def _polish(self) -> None:
         """From the cheapest assignment within the budget, move float operators back to int8 where that saves time and the
         measured loss allows it, the greatest saving for the least harm first."""
-        inside = [one for one in self._tried.values() if self._holds(one)]
+        inside = [one for one in self._tried.values() if self._settings.holds(one)]
         if not inside:
             return
         current = min(inside, key=lambda one: one.predicted_us)
@@ -307,7 +247,7 @@ class _Search:
             attempts += 1
             self._settings.progress(f"polish {attempts}")
             candidate = self._try(grown, f"with {choice.op}")
-            if self._holds(candidate):
+            if self._settings.holds(candidate):
                 current = candidate
 
     # ----------------------------------------------------------------------------------------------- measuring
@@ -358,37 +298,3 @@ class _Search:
             why = "int8 is no faster here" if saves <= 0 else "its noise or its conversions cost more than int8 saves"
         noise = round(-10.0 * math.log10(harm), 1) if harm > 0 else None
         return structs.replace(entry, why=why, saves_us=saves, noise_db=noise)
-
-    def _decide(self) -> SearchResult:
-        everyone = sorted(self._tried.values(), key=lambda one: one.predicted_us)
-        inside = [one for one in everyone if self._holds(one)]
-        finalists = inside[:_FINALISTS] or [min(everyone, key=lambda one: one.score.noise)]
-        self._settings.progress("latency")
-        baseline = self._settings.baseline or (self._graph, self._image)
-        emitted = [(quantize(self._graph, one.plan), self._image) for one in finalists]
-        graphs, rounds = [baseline, *emitted], self._settings.effort.rounds
-        times = latency(graphs, rounds=rounds)
-        timed = [replace(one, latency_ms=ms) for one, ms in zip(finalists, times[1:], strict=True)]
-        # An application may use one thread or several; a candidate must be good at both.
-        paired = latency(graphs, threads=2, rounds=rounds) if (os.cpu_count() or 1) > 1 else times
-        shares = [math.sqrt(one / times[0] * two / paired[0]) for one, two in zip(times[1:], paired[1:], strict=True)]
-        # Times this close are the same on any other day; the better of two equals is the one that loses less.
-        limit = _SAME_TIME * min(shares)
-        best = min((one for one, share in zip(timed, shares, strict=True) if share <= limit), key=lambda one: one.score.drop)
-        known = {id(one): two for one, two in zip(finalists, timed, strict=True)}
-        return SearchResult(
-            best=best,
-            within=best.score.drop <= self._settings.budget,
-            float_ms=times[0],
-            candidates=tuple(known.get(id(one), one) for one in everyone),
-            notes=tuple(self._notes),
-        )
-
-
-def pareto(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """Those that no other beats in both predicted time and expected drop, fastest first."""
-    front: list[Candidate] = []
-    for one in sorted(candidates, key=lambda each: (each.predicted_us, each.score.drop)):
-        if not front or one.score.drop < front[-1].score.drop:
-            front.append(one)
-    return tuple(front)

@@ -12,6 +12,7 @@ from edgeseg.errors import StageError
 from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import Domain
 from edgeseg.spec import IoType
+from edgeseg.tflite.candidates import SearchResult, SearchSettings
 from edgeseg.tflite.cost import operator_domains
 from edgeseg.tflite.effort import EFFORTS
 from edgeseg.tflite.emit import quantize
@@ -19,7 +20,6 @@ from edgeseg.tflite.graph import Array, TfGraph
 from edgeseg.tflite.integer_only import integer_search
 from edgeseg.tflite.judge import Judge
 from edgeseg.tflite.runtime import run
-from edgeseg.tflite.search import SearchResult, SearchSettings
 from edgeseg.tflite.statistics import activations, collect
 
 FULL = (1, H, W, C)

@@ -16,6 +16,7 @@ from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan
 from edgeseg.quantize.ranges import choose
 from edgeseg.tflite.builder import GraphBuilder
+from edgeseg.tflite.candidates import MeasuredDrop, SearchResult, SearchSettings
 from edgeseg.tflite.cost_table import CostTable, OpCost
 from edgeseg.tflite.downstream import Downstream, rounded
 from edgeseg.tflite.effort import EFFORTS
@@ -28,7 +29,7 @@ from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import choices_of, fastest_us, links_of, prepare
 from edgeseg.tflite.probe import probe
 from edgeseg.tflite.runtime import run
-from edgeseg.tflite.search import SearchResult, SearchSettings, search
+from edgeseg.tflite.search import search
 from edgeseg.tflite.statistics import activations, collect
 
 _CONV = {"strideW": 1, "strideH": 1, "dilationWFactor": 1, "dilationHFactor": 1, "padding": 0}
@@ -161,6 +162,29 @@ def test_running_only_what_lies_behind_a_tensor_gives_what_the_whole_network_giv
         with downstream.tail(name) as tail:
             measured = tail.noise(lambda _, values, q=quant: rounded(values, q))
         assert measured == pytest.approx(wanted, rel=0.05)
+
+
+@pytest.mark.parametrize("allowed", [0, 2, 5])
+def test_masks_have_the_last_word(allowed: int) -> None:
+    """Without them everything runs in int8; they say that more than ``allowed`` convolutions of it lose too much, be the middle of
+    their interval within the budget or not."""
+    graph, images = _net(spoilt=True), _images(4, seed=1)
+
+    def truth(emitted: TfGraph) -> MeasuredDrop:
+        count = sum(1 for op in emitted.ops if op.kind == "CONV_2D" and emitted.tensors[str(op.inputs[1])].dtype == "int8")
+        return MeasuredDrop(drop=0.4, low=0.3, high=9.0 if count > allowed else 0.5, images=50)
+
+    judge = Judge(graph, images, images, threshold=0.0, probability=False)
+    settings = SearchSettings(
+        budget=0.5, effort=EFFORTS["quick"], boundary=Domain.FLOAT, deadline=time.monotonic() + 120, truth=truth
+    )
+    result = search(graph, _observed(graph), judge, _costs(graph), images[0], settings)
+    assert result.best.measured is not None
+    ints = sum(1 for entry in result.best.plan.ops if entry.kind == "CONV_2D" and entry.domain is Domain.INT8)
+    borne_out = [one for one in result.candidates if one.measured is not None and one.measured.high == 0.5]
+    assert result.within is bool(borne_out)
+    assert ints <= allowed or not borne_out
+    assert any("on the masks of 50 calibration images" in note for note in result.notes)
 
 
 @pytest.mark.parametrize("moment", ["harm of each tensor", "assignment 3"])
