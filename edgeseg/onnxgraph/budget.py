@@ -9,14 +9,16 @@ return first. How many must is found by halving, each time by the loss of the wh
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgeseg.metrics.expected import ExpectedDrop
+from edgeseg.metrics.measured import MeasuredDrop, Runner
 from edgeseg.onnxgraph.planning import with_float
 from edgeseg.onnxgraph.qdq import QdqStyle, insert_qdq
-from edgeseg.onnxgraph.statistics import feeds_of, open_model
+from edgeseg.onnxgraph.statistics import streamed
 from edgeseg.onnxgraph.view import WEIGHTED, GraphView
 from edgeseg.quantize.estimate import decision_snr
 from edgeseg.quantize.plan import Domain, QuantPlan
@@ -40,6 +42,8 @@ class BudgetSettings:
     threshold, probability: of a one-channel output, as for ``ExpectedDrop``.
     limit_s: seconds that trying single operators may take; those not reached return to float last.
     search: False only measures the plan.
+    truth: measures what a network loses against masks; where there are any, a loss is the larger of the estimate and the upper
+        end of what was measured, which is asked for only of mixtures whose estimate is within the budget.
     """
 
     points: float = 0.3
@@ -48,26 +52,35 @@ class BudgetSettings:
     probability: bool = False
     limit_s: float = 600.0
     search: bool = True
+    truth: Callable[[Runner], MeasuredDrop] | None = None
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """A plan that was run: how many weighted operators returned to float, and the points of mIoU it is expected to cost."""
+    """A plan that was run: how many weighted operators returned to float, and the points of mIoU it is expected to cost.
+    ``measured``: against masks."""
 
     floats: int
-    drop: float
+    expected: float
+    measured: MeasuredDrop | None = None
+
+    @property
+    def drop(self) -> float:
+        """What has to be within the budget."""
+        return self.expected if self.measured is None else max(self.expected, self.measured.worst)
 
 
 @dataclass(frozen=True)
 class Budgeted:
     """``drop``: the plan's expected loss, points, on ``images``; ``within`` the budget or not. ``tried``: in the order of trying,
-    the plan as it was given first."""
+    the plan as it was given first. ``measured``: the plan's loss against masks."""
 
     plan: QuantPlan
     drop: float
     within: bool
     images: int
     tried: tuple[Mixture, ...]
+    measured: MeasuredDrop | None = None
 
 
 def hold_budget(
@@ -94,7 +107,7 @@ def hold_budget(
     job = _Job(model, plan, images, settings, style, pixels, layout)
     first = job.drop(())
     if first <= settings.points or not settings.search:
-        return Budgeted(plan, first, first <= settings.points, len(job.kept), tuple(job.tried))
+        return Budgeted(plan, first, first <= settings.points, len(job.kept), tuple(job.tried), job.tried[0].measured)
     progress("trying operators one by one")
     order = job.by_harm(clock() + settings.limit_s, clock)
     progress("looking for the fewest float operators")
@@ -108,10 +121,10 @@ def hold_budget(
             few = middle
     best = min(job.tried, key=lambda one: (one.drop > settings.points, one.floats if one.drop <= settings.points else one.drop))
     if best.floats == 0:
-        return Budgeted(plan, first, False, len(job.kept), tuple(job.tried))
+        return Budgeted(plan, first, False, len(job.kept), tuple(job.tried), best.measured)
     chosen = order[: best.floats]
     kept = with_float(model, plan, {op: job.reason(op) for op in chosen}, style=style)
-    return Budgeted(kept, best.drop, best.drop <= settings.points, len(job.kept), tuple(job.tried))
+    return Budgeted(kept, best.drop, best.drop <= settings.points, len(job.kept), tuple(job.tried), best.measured)
 
 
 @dataclass
@@ -138,10 +151,13 @@ class _Job:
     def drop(self, floats: Sequence[str]) -> float:
         """Expected loss with these operators in float, points."""
         estimate = ExpectedDrop(threshold=self.settings.threshold, probability=self.settings.probability)
-        for reference, output in zip(self.kept, self._outputs(self._mixed(floats), self.images), strict=False):
+        mixed = self._mixed(floats)
+        for reference, output in zip(self.kept, self._outputs(mixed, self.images), strict=False):
             estimate.update(reference, output)
-        self.tried.append(Mixture(len(floats), estimate.drop))
-        return estimate.drop
+        truth = self.settings.truth
+        measured = truth(partial(self._outputs, mixed)) if truth and estimate.drop <= self.settings.points else None
+        self.tried.append(Mixture(len(floats), estimate.drop, measured))
+        return self.tried[-1].drop
 
     def by_harm(self, deadline: float, clock: Callable[[], float]) -> list[str]:
         """The int8 operators, most harm at the output for their multiply-adds first."""
@@ -169,9 +185,5 @@ class _Job:
         )
         return insert_qdq(self.model, plan, style=self.style)
 
-    def _outputs(self, model: onnx.ModelProto, images: Sequence[ModelInput]) -> Iterator[Float32]:
-        session = open_model(model)
-        name = session.get_outputs()[0].name
-        for image in images:
-            output: Float32 = session.run([name], feeds_of(session, image, pixels=self.pixels, layout=self.layout))[0]
-            yield output
+    def _outputs(self, model: onnx.ModelProto, images: Iterable[ModelInput]) -> Iterator[Float32]:
+        return streamed(model, images, pixels=self.pixels, layout=self.layout)

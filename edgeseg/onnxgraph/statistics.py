@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
-__all__ = ["collect", "feeds_of", "groups_within", "open_model", "run_images"]
+__all__ = ["collect", "feeds_of", "groups_within", "open_model", "run_images", "streamed"]
 
 _BUDGET = 512 * 2**20  # bytes of activations held at once
 
@@ -119,6 +119,15 @@ def feeds_of(
     dtype = {"tensor(uint8)": "uint8", "tensor(int8)": "int8"}.get(sources[0].type, "float32")
     info = TensorInfo(sources[0].name, dtype, ())
     return {info.name: input_array(x, info, pixels=pixels, layout=layout)}
+
+
+def streamed(model: onnx.ModelProto, images: Iterable[ModelInput], *, pixels: bool, layout: Layout) -> Iterator[Float32]:
+    """The graph's first output, float32, of one image after the other."""
+    session = open_model(model)
+    name = session.get_outputs()[0].name
+    for image in images:
+        output: Float32 = session.run([name], feeds_of(session, image, pixels=pixels, layout=layout))[0]
+        yield output
 
 
 def run_images(

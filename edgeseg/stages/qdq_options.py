@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeseg.data.calibration import CalibrationSet
 from edgeseg.errors import UsageError
 from edgeseg.metrics.expected import CAUTION
+from edgeseg.metrics.measured import Runner
 from edgeseg.onnxgraph.budget import Budgeted, BudgetSettings
 from edgeseg.preprocess import raw_threshold
+from edgeseg.session import ModelInput
 from edgeseg.spec import ModelSpec, OutputKind
+from edgeseg.stages.truth import TruthJudge
 from edgeseg.stages.verdict import VETO
 
 __all__ = ["QdqOptions", "budget_notes"]
 
 _JUDGED = {"quick": 6, "normal": 16, "max": 32}
 """Calibration images on which the loss of mIoU is estimated, by effort."""
+_CHECKED = {"quick": 30, "normal": 100, "max": 1000}
+"""Calibration images with masks on which it is measured too."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,21 @@ class QdqOptions:
         """How many calibration images estimate the loss."""
         return _JUDGED[self.effort]
 
-    def settings(self, spec: ModelSpec) -> BudgetSettings:
-        """As ``hold_budget`` takes them; part of the budget is left for images that are not calibration images."""
+    def settings(
+        self, spec: ModelSpec, calibration: CalibrationSet | Sequence[ModelInput], reference: Runner
+    ) -> BudgetSettings:
+        """As ``hold_budget`` takes them; without masks part of the budget is left for images that are not calibration images.
+
+        Args:
+            calibration: prepared images by themselves have no masks.
+            reference: the float network.
+        """
+        labelled = None
+        if isinstance(calibration, CalibrationSet) and calibration.masks:
+            labelled = calibration.take(_CHECKED[self.effort])
         return BudgetSettings(
-            points=CAUTION * self.budget,
+            points=self.budget if labelled is not None else CAUTION * self.budget,
+            truth=TruthJudge(reference, labelled) if labelled is not None else None,
             threshold=raw_threshold(spec),
             probability=spec.output.kind is OutputKind.PROBABILITY,
             limit_s=self.time_limit_s,
@@ -74,6 +91,8 @@ def budget_notes(budgeted: Budgeted, points: float, *, instead: str, where: str 
         for one in budgeted.tried
         if one.floats
     )
+    if budgeted.measured is not None:
+        tried = (f"loses {budgeted.measured.text}", *tried)
     if budgeted.drop <= points:
         return (estimate, *tried)
     return (f"{VETO}: int8 is not within the budget; {instead} keeps the accuracy", estimate, *tried)

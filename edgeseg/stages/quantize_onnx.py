@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -19,7 +20,7 @@ from edgeseg.onnxgraph.budget import hold_budget
 from edgeseg.onnxgraph.kernels import INTEGER_WEIGHTED, QuantizedShare, quantized_share, runtime_operators
 from edgeseg.onnxgraph.planning import end_operators, initial_plan, quantized_tensors, tensor_options, without_kinds
 from edgeseg.onnxgraph.qdq import QdqStyle, insert_qdq
-from edgeseg.onnxgraph.statistics import collect, run_images
+from edgeseg.onnxgraph.statistics import collect, run_images, streamed
 from edgeseg.onnxgraph.view import WEIGHTED, load_model
 from edgeseg.pipeline import Outcome
 from edgeseg.quantize.estimate import Trial, decision_snr, refine, relax
@@ -118,7 +119,7 @@ def quantize_onnx_stage(
         model,
         wanted,
         judges,
-        options.settings(spec),
+        options.settings(spec, calibration, partial(streamed, model, pixels=graph.pixels, layout=Layout.NCHW)),
         style=QdqStyle.ONNXRUNTIME,
         pixels=graph.pixels,
         progress=options.progress,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from edgeseg.cache import default_cache_root, tool_versions
 from edgeseg.data.calibration import CalibrationSet
 from edgeseg.errors import StageError, UsageError
 from edgeseg.graph import Format, Graph
+from edgeseg.metrics.measured import MeasuredDrop
 from edgeseg.pipeline import Outcome
 from edgeseg.preprocess import raw_threshold
 from edgeseg.quantize.learned import LayerWeights, load_learned, store_learned
@@ -28,7 +29,7 @@ from edgeseg.stages.policy import parse_policy
 from edgeseg.stages.rewrite_tflite import OperatorCosts
 from edgeseg.stages.search_record import SearchRecord, record_of, search_notes
 from edgeseg.stages.truth import TruthJudge
-from edgeseg.tflite.candidates import MeasuredDrop, SearchResult, SearchSettings
+from edgeseg.tflite.candidates import SearchResult, SearchSettings
 from edgeseg.tflite.cost import int8_share
 from edgeseg.tflite.effort import EFFORTS
 from edgeseg.tflite.emit import quantize
@@ -37,7 +38,7 @@ from edgeseg.tflite.flatbuffer import read, serialise, write
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.integer_only import integer_search, require_integers
 from edgeseg.tflite.journal import SearchJournal, digest_of
-from edgeseg.tflite.judge import Judge
+from edgeseg.tflite.judge import Judge, streamed
 from edgeseg.tflite.passes import PASSES, apply
 from edgeseg.tflite.pixels import Normalisation, PixelInput, fold_input_normalisation
 from edgeseg.tflite.planning import Policy, initial_plan
@@ -315,11 +316,11 @@ class _Job:
 
     def truth(self, prepared: _Prepared) -> Callable[[TfGraph], MeasuredDrop] | None:
         """Scores graphs against the masks of the calibration images, where there are any."""
-        images = self.calibration
-        if not images.masks:
+        if not self.calibration.masks:
             return None
-        judge = TruthJudge(self.original, _values, images.take(_CHECKED[self.options.effort]))
-        return lambda graph: judge(graph, prepared.feed)
+        images = self.calibration.take(_CHECKED[self.options.effort])
+        judge = TruthJudge(partial(streamed, self.original, _values), images)
+        return lambda graph: judge(partial(streamed, graph, prepared.feed))
 
     def journal(self, prepared: _Prepared) -> SearchJournal:
         """What was measured of this graph on these images, if a search of them was interrupted."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from edgeseg.graph import Format, Graph
 from edgeseg.onnxgraph.budget import Budgeted, BudgetSettings, hold_budget
 from edgeseg.onnxgraph.planning import without_kinds
 from edgeseg.onnxgraph.qdq import QdqStyle
-from edgeseg.onnxgraph.statistics import collect, feeds_of
+from edgeseg.onnxgraph.statistics import collect, feeds_of, streamed
 from edgeseg.onnxgraph.trt_rules import Finding, check_trt
 from edgeseg.onnxgraph.view import GraphView, load_model
 from edgeseg.pipeline import Outcome
@@ -94,7 +95,9 @@ def quantize_trt_stage(
         calibration,
         work,
         plan=None if options.plan is None else read_plan(options.plan),
-        budget=options.settings(spec),
+        budget=options.settings(
+            spec, calibration, partial(streamed, load_model(graph.path), pixels=graph.pixels, layout=Layout.NCHW)
+        ),
         judged=options.judged,
         float_kinds=options.float_kinds,
         progress=options.progress,

@@ -6,7 +6,8 @@ image, less than the estimate without labels does; and it is a fact about the im
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,41 +16,38 @@ import numpy.typing as npt
 from edgeseg.data.calibration import CalibrationSet
 from edgeseg.metrics.bootstrap import paired_bootstrap
 from edgeseg.metrics.confusion import Confusion, class_iou
-from edgeseg.preprocess import decide, restore
+from edgeseg.metrics.measured import MeasuredDrop, Runner
+from edgeseg.preprocess import Int16, Prepared, decide, restore
 from edgeseg.session import ModelInput
-from edgeseg.spec import ModelSpec, OutputKind
-from edgeseg.tflite.candidates import MeasuredDrop
-from edgeseg.tflite.graph import TfGraph
-from edgeseg.tflite.runtime import Feed, LoadedGraph
+from edgeseg.spec import OutputKind
 
 __all__ = ["TruthJudge"]
 
 
 @dataclass
 class TruthJudge:
-    """Scores graphs against masks; the float graph once, the others paired with it.
+    """Scores networks against masks; the float network once, the others paired with it.
 
     Args:
-        reference: the float graph, and how an image is fed to it.
+        reference: the float network.
         images: with masks.
     """
 
-    reference: TfGraph
-    feed: Callable[[ModelInput], Feed]
+    reference: Runner
     images: CalibrationSet
     _reference_counts: npt.NDArray[np.int64] | None = field(default=None, init=False)
 
-    def __call__(self, graph: TfGraph, feed: Callable[[ModelInput], Feed]) -> MeasuredDrop:
-        """The mIoU of the float graph minus that of ``graph``, in points, with a 95 % paired bootstrap interval over images.
+    def __call__(self, candidate: Runner) -> MeasuredDrop:
+        """The mIoU of the float network minus that of ``candidate``, in points, with a 95 % paired bootstrap interval over images.
 
         Raises:
             DataError: an image or its mask cannot be decoded or does not fit the spec.
         """
         if self._reference_counts is None:
-            self._reference_counts = self._count(self.reference, self.feed)
-        found = self._count(graph, feed)
-        side = found[0].size
-        pairs = np.concatenate([self._reference_counts.reshape(len(found), -1), found.reshape(len(found), -1)], axis=1)
+            self._reference_counts = self._count(self.reference)
+        found = self._count(candidate)
+        images, side = len(found), found[0].size
+        pairs = np.concatenate([self._reference_counts.reshape(images, -1), found.reshape(images, -1)], axis=1)
 
         def figures(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
             shape = (*sums.shape[:-1], *found.shape[1:])
@@ -59,27 +57,29 @@ class TruthJudge:
             )
             return 100.0 * drop
 
-        result = paired_bootstrap(pairs, figures, support=np.full(1, len(found)))
+        result = paired_bootstrap(pairs, figures, support=np.full(1, images))
         interval = result.interval(0)
         return MeasuredDrop(
             drop=float(result.estimate[0]),
             low=None if interval is None else interval.low,
             high=None if interval is None else interval.high,
-            images=len(found),
+            images=images,
         )
 
-    def _count(self, graph: TfGraph, feed: Callable[[ModelInput], Feed]) -> npt.NDArray[np.int64]:
+    def _count(self, network: Runner) -> npt.NDArray[np.int64]:
         """Confusion matrices, int64 (images, classes, columns)."""
-        spec: ModelSpec = self.images.spec
+        spec, shown = self.images.spec, deque[tuple[Prepared, Int16]]()
+
+        def inputs() -> Iterator[ModelInput]:
+            for labelled in self.images.labelled():
+                shown.append(labelled)
+                yield labelled[0].input
+
         matrices = []
-        with LoadedGraph(graph) as loaded:
-            for prepared, truth in self.images.labelled():
-                loaded.feed(feed(prepared.input))
-                loaded.invoke()
-                # A copy: the runtime refuses to run while a view of its memory is held.
-                logits = np.array(loaded.view(graph.outputs[0]).transpose(0, 3, 1, 2), np.float32, order="C")
-                extra = 0 if spec.output.kind is not OutputKind.LOGITS else logits.shape[1] - spec.num_classes
-                confusion = Confusion(spec.num_classes, extra)
-                confusion.update(truth, decide(restore(logits, prepared.placement, spec), spec))
-                matrices.append(confusion.matrix)
+        for logits in network(inputs()):
+            prepared, truth = shown.popleft()
+            extra = 0 if spec.output.kind is not OutputKind.LOGITS else logits.shape[1] - spec.num_classes
+            confusion = Confusion(spec.num_classes, extra)
+            confusion.update(truth, decide(restore(logits, prepared.placement, spec), spec))
+            matrices.append(confusion.matrix)
         return np.stack(matrices)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edgeseg.metrics.expected import CAUTION
+from edgeseg.metrics.measured import MeasuredDrop
 from edgeseg.quantize.plan import Domain, QuantPlan, TensorQuant
 from edgeseg.tflite.effort import Effort
 from edgeseg.tflite.graph import TfGraph
@@ -14,25 +15,9 @@ from edgeseg.tflite.journal import SearchJournal
 from edgeseg.tflite.judge import Score
 from edgeseg.tflite.runtime import Feed
 
-__all__ = ["Candidate", "MeasuredDrop", "SearchResult", "SearchSettings", "pareto"]
+__all__ = ["Candidate", "SearchResult", "SearchSettings", "pareto"]
 
 _LEAST_EQUAL = 0.9  # share of decisions; the check of what was written wants 0.8
-
-
-@dataclass(frozen=True)
-class MeasuredDrop:
-    """Loss of mIoU in points against masks. ``low``, ``high``: the 95 % interval; None where there are too few images for one."""
-
-    drop: float
-    low: float | None
-    high: float | None
-    images: int
-
-    @property
-    def text(self) -> str:
-        """For notes."""
-        between = "" if self.low is None or self.high is None else f" [{self.low:.2f}, {self.high:.2f}]"
-        return f"{self.drop:.2f}{between} points on the masks of {self.images} calibration images"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.judge import latency
 from edgeseg.tflite.runtime import Feed
 
-__all__ = ["decide", "within"]
+__all__ = ["decide"]
 
 _SAME_TIME = 1.03
 _FINALISTS = 5
@@ -53,7 +53,7 @@ def decide(
         said.append(f"{len(refuted)} faster mixtures lost more than the budget on the masks")
     return SearchResult(
         best=best,
-        within=best.score.drop <= settings.budget if best.measured is None else within(best, settings.budget),
+        within=(best.score.drop if best.measured is None else best.measured.worst) <= settings.budget,
         float_ms=times[0],
         candidates=tuple(known.get(id(one.plan), one) for one in everyone),
         notes=tuple(said),
@@ -74,16 +74,8 @@ def _finalists(
         if len(finalists) == _FINALISTS or (settings.late and finalists):
             break
         settings.progress(f"masks, {one.name}")
-        measured = replace(one, measured=settings.truth(quantize(graph, one.plan)))
-        (finalists if within(measured, settings.budget) else refuted).append(measured)
+        measured = settings.truth(quantize(graph, one.plan))
+        (finalists if measured.worst <= settings.budget else refuted).append(replace(one, measured=measured))
     if not finalists:
         finalists = [refuted.pop(refuted.index(min(refuted, key=lambda one: one.drop)))]
     return finalists, refuted
-
-
-def within(candidate: Candidate, budget: float) -> bool:
-    """Whether the truth bears a candidate out: all of the interval is within the budget, or the loss itself where there are too
-    few images for an interval."""
-    assert candidate.measured is not None
-    high = candidate.measured.high
-    return (candidate.measured.drop if high is None else high) <= budget

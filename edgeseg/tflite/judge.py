@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from edgeseg.errors import DataError
 from edgeseg.metrics.expected import ExpectedDrop
-from edgeseg.session import Float32
+from edgeseg.session import Float32, ModelInput
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.runtime import Feed, LoadedGraph
 
-__all__ = ["Judge", "Score", "latency"]
+__all__ = ["Judge", "Score", "latency", "streamed"]
 
 _PIXELS = 65536  # compared per image; the rest tells nothing that these do not
 
@@ -126,6 +126,16 @@ def _centred(logits: Float32) -> Float32:
         return logits
     centred: Float32 = logits - logits.mean(axis=1, keepdims=True)
     return centred
+
+
+def streamed(graph: TfGraph, feed: Callable[[ModelInput], Feed], images: Iterable[ModelInput]) -> Iterator[Float32]:
+    """Logits of one image after the other, float32 (1, C, h, w)."""
+    with LoadedGraph(graph) as loaded:
+        for image in images:
+            loaded.feed(feed(image))
+            loaded.invoke()
+            # A copy: the runtime refuses to run while a view of its memory is held.
+            yield np.array(loaded.view(graph.outputs[0]).transpose(0, 3, 1, 2), np.float32, order="C")
 
 
 def latency(

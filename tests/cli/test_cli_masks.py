@@ -37,6 +37,19 @@ def test_the_loss_on_masks_is_the_one_that_eval_finds(workshop: Workshop, tmp_pa
     assert any(f"on the masks of {IMAGES} calibration images" in note for note in notes)
 
 
+def test_onnx_int8_is_held_to_the_masks_too(workshop: Workshop, tmp_path: Path) -> None:
+    done = edgeseg(
+        *("compile", workshop.model("tiny.onnx"), "-t", "onnx-int8", "--budget", "5", "-o", tmp_path / "out", "--json"),
+        *("--masks", workshop.folder / "labels"),
+        cwd=tmp_path,
+    )
+    assert done.code == 0, done.err
+    notes = json.loads(done.out)["manifest"]["stages"][-1]["notes"]
+    (said,) = (note for note in notes if f"on the masks of {IMAGES} calibration images" in note)
+    drop = json.loads(edgeseg("eval", tmp_path / "out", "--json", cwd=tmp_path).out)["drop"]
+    assert float(said.split()[1]) == pytest.approx(drop, abs=0.006)
+
+
 @pytest.mark.parametrize(("masks", "said"), [("nowhere", "There is no folder or file"), ("photos", "has no palette")])
 def test_masks_that_are_none_are_refused(workshop: Workshop, tmp_path: Path, masks: str, said: str) -> None:
     done = edgeseg(

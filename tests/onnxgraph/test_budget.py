@@ -10,6 +10,7 @@ import pytest
 from onnx_nets import filters, images, net, residual, vector
 
 from edgeseg.metrics.expected import ExpectedDrop
+from edgeseg.metrics.measured import MeasuredDrop, Runner
 from edgeseg.onnxgraph.budget import BudgetSettings, hold_budget
 from edgeseg.onnxgraph.planning import initial_plan, quantized_tensors, with_float
 from edgeseg.onnxgraph.qdq import QdqStyle, insert_qdq
@@ -74,6 +75,26 @@ def test_a_plan_within_the_budget_is_left_alone(tmp_path: Path) -> None:
     assert held.plan is plan
     assert held.within
     assert len(held.tried) == 1
+
+
+def test_masks_take_more_back_to_float_than_the_estimate_alone(tmp_path: Path) -> None:
+    """The estimate is content with everything in int8; the masks, which see that one output differs, are not."""
+    model = weak_middle()
+    plan = plan_of(model, tmp_path)
+    exact = run_images(model, images(2))
+
+    def truth(network: Runner) -> MeasuredDrop:
+        worst = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(network(images(2)), exact, strict=True))
+        return MeasuredDrop(drop=0.0, low=-1.0, high=90.0 if worst > 0.05 else 0.1, images=2)
+
+    loose = hold_budget(model, plan, images(4), BudgetSettings(points=60.0), style=TRT)
+    held = hold_budget(model, plan, images(4), BudgetSettings(points=60.0, truth=truth), style=TRT)
+    assert loose.plan is plan, "the estimate alone takes it"
+    assert floats(held.plan) == ["c"]
+    assert held.within
+    assert held.measured is not None
+    assert held.measured.high == 0.1
+    assert held.tried[0].drop == 90.0
 
 
 def test_a_budget_that_cannot_be_kept_is_said_so(tmp_path: Path) -> None:

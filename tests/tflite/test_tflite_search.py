@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeseg.metrics.measured import MeasuredDrop
 from edgeseg.quantize.assignment import assign
 from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan
 from edgeseg.quantize.ranges import choose
 from edgeseg.tflite.builder import GraphBuilder
-from edgeseg.tflite.candidates import MeasuredDrop, SearchResult, SearchSettings
+from edgeseg.tflite.candidates import SearchResult, SearchSettings
 from edgeseg.tflite.cost_table import CostTable, OpCost
 from edgeseg.tflite.downstream import Downstream, rounded
 from edgeseg.tflite.effort import EFFORTS
