@@ -25,6 +25,7 @@ from edgeseg.tflite.flatbuffer import read
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.runtime import Feed, LoadedGraph
 from edgeseg.tflite.statistics import activations, collect
+from edgeseg.tflite.summaries import summarise
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +72,7 @@ def exposed(graph: TfGraph, images: list[Feed]) -> float:
 def statistics(graph: TfGraph, images: list[Feed]) -> float:
     observers = {name: Observer(name) for name in activations(graph)}
     started = time.process_time()
-    collect(graph, images, lambda name, values: observers[name].update(values))
+    summarise(graph, images, observers)
     return time.process_time() - started
 
 
@@ -112,7 +113,7 @@ def main() -> None:
         graph = read(asked.files[0])
         one = pictures(graph, 1)[0]
         observers = {name: Observer(name) for name in activations(graph)}
-        collect(graph, (one for _ in range(asked.images)), lambda name, values: observers[name].update(values))
+        summarise(graph, (one for _ in range(asked.images)), observers)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     rows = [measure(path, asked.images, asked.rounds) for path in asked.files]

@@ -68,7 +68,7 @@ def machine_facts() -> MachineFacts:
     cpuinfo = _cpuinfo()
     present = set((cpuinfo.get("flags") or cpuinfo.get("Features") or "").split())
     return MachineFacts(
-        cpu=cpuinfo.get("model name") or platform.processor() or "unknown",
+        cpu=_cpu_name(cpuinfo),
         architecture=platform.machine(),
         flags=tuple(flag for flag in KNOWN_FLAGS if flag in present),
         logical_cores=os.cpu_count() or 1,
@@ -81,6 +81,17 @@ def machine_facts() -> MachineFacts:
         versions=_versions(),
         commit=_commit(Path(__file__).resolve().parents[2]),
     )
+
+
+def _cpu_name(cpuinfo: dict[str, str]) -> str:
+    """With family and model: virtual machines call processors of several generations alike.
+
+    >>> _cpu_name({"model name": "AMD EPYC", "cpu family": "26", "model": "2"})
+    'AMD EPYC (family 26, model 2)'
+    """
+    name = cpuinfo.get("model name") or platform.processor() or "unknown"
+    told = [f"{short} {cpuinfo[key]}" for key, short in (("cpu family", "family"), ("model", "model")) if key in cpuinfo]
+    return f"{name} ({', '.join(told)})" if told else name
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -46,6 +46,7 @@ from edgeseg.tflite.preparation import PassReport, fastest_us, prepare
 from edgeseg.tflite.refine import RefineSettings, refine
 from edgeseg.tflite.search import search
 from edgeseg.tflite.statistics import activations, collect
+from edgeseg.tflite.summaries import summarise
 
 __all__ = ["QuantizeOptions", "quantize_tflite"]
 
@@ -266,7 +267,7 @@ class _Job:
 
     def observe(self, prepared: _Prepared, images: CalibrationSet) -> dict[str, Observer]:
         observers = {name: Observer(name) for name in activations(prepared.graph)}
-        collect(prepared.graph, map(prepared.feed, images), lambda name, values: observers[name].update(values))
+        summarise(prepared.graph, map(prepared.feed, images), observers)
         return observers
 
     def ruled(self, prepared: _Prepared, observers: dict[str, Observer], named: frozenset[str]) -> QuantPlan:
