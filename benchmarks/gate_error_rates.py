@@ -7,8 +7,8 @@ conversion errors are: in patches, not in single pixels.
 
 - ``equal``: both sides are corrupted alike, with different patches. ``miou:-0.5pt`` must not fail (at most 5 %), nor must
   ``miou:0pt``, the strictest rule there is: it fails exactly where the interval misses the truth on one side (2.5 % expected).
-- ``several``: as ``equal``, under four rules with limits of 0 at once, one of them about every class. The gate must not fail (at most
-  5 %).
+- ``several``: as ``equal``, under four rules with limits of 0 at once, one of them about every class. The gate must not fail (at
+  most 5 %).
 - ``drop``: the candidate has about 2 points less mIoU. ``miou:-0.5pt`` must fail (at least 95 %).
 - ``boundary``: contours become ragged and nothing else changes, mIoU stays within 0.5 points. ``boundary:-1pt`` must fail.
 - ``latency``: a file against itself, with one core kept busy by another process and without. ``latency:+5%`` must not fail.
