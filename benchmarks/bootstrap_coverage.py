@@ -1,8 +1,8 @@
 """How often the 95 % interval of a change of mIoU holds the true change, by simulation.
 
 The true change of a population is known from 200,000 of its images; data sets of n images are drawn from it again and again,
-and the interval of each either holds the true change or does not. Three populations: images that differ in
-what they show and in how hard they are, rare classes, and a loss that sits in a tenth of the images.
+and the interval of each either holds the true change or does not. Four populations: images that differ in what they show and in
+how hard they are, rare classes, a loss that sits in a tenth of the images, and two classes.
 
 python benchmarks/bootstrap_coverage.py [--trials 2000] [--output results.json]
 """
@@ -46,6 +46,7 @@ POPULATIONS: dict[str, Draw] = {
     "five classes, 2 points": draw,
     "nineteen classes, rare ones": lambda rng, images: draw(rng, images, classes=19, drop=0.01),
     "a loss in a tenth of the images": _concentrated,
+    "two classes, 1 point": lambda rng, images: draw(rng, images, classes=2, drop=0.01),
 }
 
 

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["edgeseg_gate"]
 
+_POLICIES = ("skip", "fail", "pass")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--edgeseg-inconclusive``."""
     parser.getgroup("edgeseg").addoption(
         "--edgeseg-inconclusive",
-        choices=("skip", "fail", "pass"),
+        choices=_POLICIES,
         default="skip",
         help="what a gate that cannot decide is (default: skip, with the reason)",
     )
@@ -32,13 +34,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def edgeseg_gate(request: pytest.FixtureRequest) -> Callable[..., GateResult]:
-    """``edgeseg_gate(subject, *rules, against=None, baseline=None, spec=None, limit=None)``.
+    """``edgeseg_gate(subject, *rules, against=None, baseline=None, spec=None, images=None, masks=None, regions=None, limit=None,
+    threads=1, budget=10.0, rounds=50, confidence=0.95, inconclusive=None)``.
 
-    Rules and subjects are those of ``edgeseg gate``; relative paths start from pytest's root folder. The test fails where a rule is
-    broken, and is skipped where the data cannot decide (``--edgeseg-inconclusive``).
+    Rules, subjects, the other arguments and their defaults are those of ``edgeseg gate``; relative paths start from pytest's root
+    folder. The test fails where a rule is broken, or where the gate cannot be asked at all; it is skipped where the data cannot
+    decide (``--edgeseg-inconclusive``, or ``inconclusive`` for one gate).
     """
     root = request.config.rootpath
-    policy = request.config.getoption("--edgeseg-inconclusive")
+    default = request.config.getoption("--edgeseg-inconclusive")
 
     def judge(
         subject: str | Path,
@@ -46,26 +50,63 @@ def edgeseg_gate(request: pytest.FixtureRequest) -> Callable[..., GateResult]:
         against: str | Path | None = None,
         baseline: str | Path | None = None,
         spec: str | Path | None = None,
+        images: str | Path | None = None,
+        masks: str | Path | None = None,
+        regions: str | Path | None = None,
         limit: int | None = None,
+        threads: int = 1,
+        budget: float = 10.0,
+        rounds: int = 50,
+        confidence: float = 0.95,
+        inconclusive: str | None = None,
     ) -> GateResult:
+        from edgeseg.bench import BenchSettings
+        from edgeseg.benching import BenchOptions
         from edgeseg.drifting import DriftOptions
+        from edgeseg.errors import EdgesegError
         from edgeseg.gate.verdict import Outcome
         from edgeseg.gating import GateOptions, gate, rules_of
+
+        policy = inconclusive or default
+        if policy not in _POLICIES:
+            pytest.fail(f"edgeseg_gate: inconclusive is '{policy}', it must be one of {', '.join(_POLICIES)}.", pytrace=False)
 
         def place(path: str | Path | None) -> Path | None:
             return None if path is None else root / path
 
-        result = gate(
-            root / subject,
-            rules or rules_of(root / subject, place(spec)),
-            GateOptions(spec=place(spec), against=place(against), baseline=place(baseline), drift=DriftOptions(limit=limit)),
-        )
+        def text(path: str | Path | None) -> str | None:
+            return None if path is None else str(root / path)
+
+        try:
+            result = gate(
+                root / subject,
+                rules or rules_of(root / subject, place(spec)),
+                GateOptions(
+                    spec=place(spec),
+                    against=place(against),
+                    baseline=place(baseline),
+                    drift=DriftOptions(
+                        images=text(images),
+                        masks=text(masks),
+                        regions=text(regions),
+                        limit=limit,
+                        threads=threads,
+                        confidence=confidence,
+                    ),
+                    bench=BenchOptions(
+                        threads=(threads,),
+                        settings=BenchSettings(budget_seconds=budget, min_rounds=rounds, max_rounds=max(rounds, 500)),
+                    ),
+                ),
+            )
+        except EdgesegError as error:
+            pytest.fail(f"edgeseg: {error}", pytrace=False)
         told = "\n".join(
             f"{finding.outcome.value:12} {finding.rule.text}: {finding.reason}"
             for finding in result.findings
             if finding.outcome is not Outcome.PASS
         )
-        said = f"{result.candidate} against {result.against}\n{told}"
+        said = "\n".join((f"{result.candidate} against {result.against}", told, *result.advice))
         if result.outcome is Outcome.FAIL or (result.outcome is Outcome.INCONCLUSIVE and policy == "fail"):
             pytest.fail(said, pytrace=False)
         if result.outcome is Outcome.INCONCLUSIVE and policy == "skip":

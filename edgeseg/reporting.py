@@ -68,7 +68,10 @@ def build_page(paths: Sequence[Path], options: ReportOptions | None = None) -> P
     comparisons = [open_comparison(path, options.spec, options.reference, drift) for path in paths]
     _check(comparisons)
     bench = _bench(comparisons, options)
-    sections = [_section(comparison, *drift_with_counts(comparison, drift), bench, options) for comparison in comparisons]
+    sections = [
+        _section(comparison, *drift_with_counts(comparison, drift), bench, place, options)
+        for place, comparison in enumerate(comparisons, start=1)
+    ]
     reference = comparisons[0].reference
     return Page(
         title=f"{sections[0].name if len(sections) == 1 else f'{len(sections)} files'} against {reference.name}",
@@ -121,21 +124,21 @@ def _bench(comparisons: Sequence[Comparison], options: ReportOptions) -> BenchRe
 
 
 def _section(
-    comparison: Comparison, report: DriftReport, seen: Observed, bench: BenchReport | None, options: ReportOptions
+    comparison: Comparison, report: DriftReport, seen: Observed, bench: BenchReport | None, place: int, options: ReportOptions
 ) -> TargetSection:
+    """``place``: of the file among those of ``bench``, whose first is the reference."""
     subject = comparison.subject
     file = subject.artifact.model_path if subject.artifact is not None else subject.path
     evidence = Evidence.pair(seen.reference, seen.candidate, resamples=options.drift.resamples, seed=options.drift.seed)
     run = bench.runs[0] if bench is not None else None
-    ratios = {entry.candidate: entry.invoke for entry in run.comparisons} if run is not None else {}
     verdict = decide(
         parse_rules(options.rules),
         GateInputs(
             evidence=evidence,
-            latency=ratios.get(subject.name),
+            latency=run.pair(place) if run is not None else None,
             file_bytes=file.stat().st_size,
             base_bytes=comparison.reference.path.stat().st_size,
-            memory=run.candidate(subject.name).facts.memory if run is not None else None,
+            memory=run.candidates[place].facts.memory if run is not None else None,
         ),
         candidate=subject.name,
         against=comparison.reference.name,

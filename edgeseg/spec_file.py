@@ -17,7 +17,7 @@ from edgeseg.errors import SpecError
 from edgeseg.spec import ColorOrder, Interpolation, Layout, ModelSpec, OutputKind, Resize
 from edgeseg.spec_rules import problems
 
-__all__ = ["SPEC_NAME", "check_spec", "dump_spec", "find_spec", "load_spec", "parse_spec", "spec_beside"]
+__all__ = ["SPEC_NAME", "check_spec", "dump_spec", "find_spec", "load_spec", "parse_spec", "place_of", "spec_beside"]
 
 SPEC_NAME = "edgeseg.toml"
 
@@ -146,6 +146,16 @@ def check_spec(spec: ModelSpec, name: str = "The spec") -> None:
     """
     for problem in problems(spec):
         raise SpecError(f"{name}: {problem.key}: {problem.message}.", hint=problem.hint)
+
+
+def place_of(path: Path, key: str, value: str) -> str:
+    """``file:line`` where a value stands below a key of a file that ``load_spec`` has read; of the key itself, where the value is
+    written in another way."""
+    text = path.read_text("utf-8")
+    file, _, start = _Source(str(path), text).at(key).rpartition(":")
+    lines = text.splitlines()
+    found = (number for number in range(int(start), len(lines) + 1) if value in lines[number - 1])
+    return f"{file}:{next(found, int(start))}"
 
 
 def find_spec(model: Path, folder: Path) -> Path:

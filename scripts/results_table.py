@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Write README's tables from benchmarks/results/*/int8.json and trt_simulation.json. With --check: fail where it is out of date."""
+"""Write README's tables from benchmarks/results/*/int8.json, bench.json and trt_simulation.json. With --check: fail where README is
+out of date."""
 
 from __future__ import annotations
 
@@ -8,13 +9,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+HARMLESS = {"slow-first-run", "governor"}
 
 
 def main() -> None:
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     wanted = text
-    for name, made in (("results", table()), ("simulation", simulation())):
+    for name, made in (("results", table()), ("bench", benches()), ("simulation", simulation())):
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         before, rest = wanted.split(begin)
         wanted = f"{before}{begin}\n{made}{end}{rest.split(end)[1]}"
@@ -44,6 +46,39 @@ def table() -> str:
         ]
         parts.append("")
     return "\n".join(parts) + ("\n" if parts else "")
+
+
+def benches() -> str:
+    parts = []
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*/bench.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        machine = found["machine"]
+        parts += [
+            f"`edgeseg bench` and `edgeseg report` (`{found['command']}`) on {machine['cpu']} ({machine['logical_cores']} "
+            "cores), each model's files in turn in one run. Time: ratio to the float file of the same runtime, or to the first of "
+            "foreign files. Change: points of mIoU against the trained model; of foreign files, how alike they decide to the "
+            "first. [95 % intervals]; ~ marks noisy times.\n",
+            "| model | file | size | 1 thread, ms | time ratio | 2 threads | change of mIoU, points | miou:-0.5pt | GPU |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for result in found["results"]:
+            for row in result["rows"]:
+                one, two = row["times"]
+                noisy = "~" if any(kind not in HARMLESS for kind in one["noise"]) else ""
+                parts.append(
+                    f"| {result['model']} | {row['file']} | {row['bytes'] / 1e6:.2f} MB | {noisy}{one['median_ms']:.1f} | "
+                    f"{interval(one['ratio'], 1, '.2f')} | {interval(two['ratio'], 1, '.2f')} | "
+                    f"{interval(row['change'], 100, '+.2f')} | {row['verdict'] or ''} | {row['cuda']} |"
+                )
+        parts.append("")
+    return "\n".join(parts) + ("\n" if parts else "")
+
+
+def interval(value: dict[str, float] | None, factor: float, form: str) -> str:
+    if value is None:
+        return ""
+    estimate, low, high = (format(factor * value[end], form) for end in ("estimate", "low", "high"))
+    return f"{estimate} [{low}, {high}]"
 
 
 def simulation() -> str:

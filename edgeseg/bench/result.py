@@ -11,7 +11,7 @@ from edgeseg.bench.memory import MemoryUse
 from edgeseg.bench.noise import NoiseVerdict
 from edgeseg.bench.profile import Placement, Profile
 from edgeseg.bench.settings import BenchSettings
-from edgeseg.bench.statistics import Ratio, Summary
+from edgeseg.bench.statistics import PairedRuns, Ratio, Summary
 from edgeseg.session import SessionInfo
 
 __all__ = ["BenchResult", "CandidateFacts", "CandidateResult", "Comparison", "Sample", "Samples"]
@@ -138,3 +138,8 @@ class BenchResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             if entry.facts.name == name:
                 return entry
         raise KeyError(name)
+
+    def pair(self, place: int) -> PairedRuns:
+        """``invoke`` of the first candidate and of the one at ``place``, which is 1 or more."""
+        base, other = self.candidates[0].samples, self.candidates[place].samples
+        return PairedRuns(base.invoke, other.invoke, other.runs_per_turn, self.settings.resamples, self.settings.seed)

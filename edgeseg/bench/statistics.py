@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TypeAlias
 
@@ -11,9 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg.errors import DataError
-from edgeseg.interval import Interval
+from edgeseg.interval import Interval, outer_quantiles, student_quantile
 
-__all__ = ["Ratio", "Summary", "paired_ratio", "per_round", "student_over_normal", "summarize"]
+__all__ = [
+    "PairedRuns",
+    "Ratio",
+    "Summary",
+    "block_count",
+    "paired_ratio",
+    "per_round",
+    "student_over_normal",
+    "summarize",
+]
 
 Samples: TypeAlias = Sequence[int] | npt.NDArray[np.int64]
 Float64: TypeAlias = npt.NDArray[np.float64]
@@ -43,6 +53,38 @@ class Ratio(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     value: Interval
     of_medians: float
     rounds: int
+
+
+@dataclass(frozen=True)
+class PairedRuns:
+    """Samples of two candidates that took turns, from which ratios of any confidence follow.
+
+    Attributes:
+        base, candidate: ns, in the order measured.
+        runs_per_turn: neighbours that belong to one round.
+        resamples, seed: of the bootstrap.
+    """
+
+    base: Samples
+    candidate: Samples
+    runs_per_turn: int = 1
+    resamples: int = 2000
+    seed: int = 0
+
+    @property
+    def rounds(self) -> int:
+        return len(self.candidate) // self.runs_per_turn
+
+    def ratio(self, confidence: float = 0.95) -> Ratio:
+        """Candidate / base; see :func:`paired_ratio`."""
+        return paired_ratio(
+            self.base,
+            self.candidate,
+            runs_per_turn=self.runs_per_turn,
+            confidence=confidence,
+            resamples=self.resamples,
+            seed=self.seed,
+        )
 
 
 def summarize(samples: Samples) -> Summary:
@@ -105,20 +147,18 @@ def paired_ratio(
         )
     ratios = b / a
     n = ratios.size
-    length = int(np.ceil(n ** (1 / 3)))
-    blocks = -(-n // length)
+    length, blocks = _block_length(n), block_count(n)
     starts = np.random.default_rng(seed).integers(0, n, (resamples, blocks))
     index = (starts[:, :, None] + np.arange(length)) % n
     medians = np.median(ratios[index.reshape(resamples, -1)[:, :n]], axis=1)
-    tail = 50.0 * (1.0 - confidence)
-    low, high = np.percentile(medians, (tail, 100.0 - tail))
     estimate = float(np.median(ratios))
+    low, high = outer_quantiles(medians, estimate, (1.0 - confidence) / 2.0)
     wider = student_over_normal(blocks - 1, confidence)
     return Ratio(
         value=Interval(
             estimate=estimate,
-            low=estimate - wider * max(estimate - float(low), 0.0),
-            high=estimate + wider * max(float(high) - estimate, 0.0),
+            low=estimate - wider * (estimate - low),
+            high=estimate + wider * (high - estimate),
             confidence=confidence,
         ),
         of_medians=float(np.median(np.asarray(candidate)) / np.median(np.asarray(base))),
@@ -126,13 +166,20 @@ def paired_ratio(
     )
 
 
+def block_count(rounds: int) -> int:
+    """How many blocks :func:`paired_ratio` cuts so many rounds into."""
+    return -(-rounds // _block_length(rounds))
+
+
+def _block_length(rounds: int) -> int:
+    return int(np.ceil(rounds ** (1 / 3)))
+
+
 def student_over_normal(freedom: int, confidence: float) -> float:
-    """Two-sided quantile of Student's distribution over that of the normal one (Abramowitz & Stegun 1964, 26.7.5).
+    """Two-sided quantile of Student's distribution over that of the normal one.
 
     >>> round(student_over_normal(14, 0.95) * 1.959964, 2)
     2.14
     """
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    terms = ((z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
-    freedom = max(freedom, 1)
-    return float((z + sum(term / freedom ** (i + 1) for i, term in enumerate(terms))) / z)
+    level = 0.5 + confidence / 2
+    return student_quantile(level, max(freedom, 1)) / NormalDist().inv_cdf(level)

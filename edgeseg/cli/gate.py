@@ -45,7 +45,13 @@ __all__ = ["command"]
 @click.option("--limit", type=click.IntRange(1), help="Judge on this many images only, drawn by seed.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--budget", type=click.FloatRange(0), default=10.0, show_default=True, help="Seconds of measuring latency.")
-@click.option("--rounds", type=click.IntRange(2), default=50, show_default=True, help="Least number of rounds of it.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(2),
+    default=50,
+    show_default=True,
+    help="Least number of rounds; below 20 nothing is decided.",
+)
 @click.option("--pixels", is_flag=True, help="A foreign file takes raw pixels and normalises inside.")
 @click.option("--factory", help="package.module:function for a state_dict.")
 @click.option("--trust-pickle", is_flag=True, help="Run the code inside a pickled model file.")
@@ -92,6 +98,7 @@ def command(
     from edgeseg import gating
     from edgeseg.benching import BenchOptions
     from edgeseg.drifting import DriftOptions
+    from edgeseg.gate.formats import BaselineNote, to_json
     from edgeseg.subject import LoadOptions
 
     if update_baseline and baseline is None:
@@ -99,7 +106,12 @@ def command(
     named = (("miou:-", max_drop), ("latency:", max_latency), ("speedup:", min_speedup), ("size:", max_size))
     wanted = (*rules, *(head + value.removeprefix("-") for head, value in named if value is not None))
     wanted = wanted or gating.rules_of(subject, spec)
+    if not wanted and update_baseline and (junit or markdown):
+        raise UsageError(
+            "Without a rule there is nothing to report on.", hint="Give a --rule, or leave --junit and --markdown out."
+        )
     policy = InconclusivePolicy(inconclusive)
+    judgement = written = None
     with ProgressBar("gate", None) as bar:
         options = gating.GateOptions(
             spec=spec,
@@ -120,29 +132,44 @@ def command(
             ),
             progress=lambda _, done, total: bar(done, total),
         )
-        result = gating.gate(subject, wanted, options) if wanted or not update_baseline else None
-        written = None
-        if update_baseline and baseline is not None and (result is None or result.outcome is Outcome.PASS):
-            written = gating.update_baseline(subject, baseline, options)
-    if written is not None:
-        click.echo(f"{baseline} now holds {written.name}, mIoU {100 * written.miou:.2f}.", err=as_json)
-    elif update_baseline:
-        click.echo(f"{baseline} is left as it was: only a file that passes becomes the baseline.", err=as_json)
-    if result is not None:
-        _show(result, policy, junit, markdown, as_json)
-        ctx.exit(result.exit_code(policy))
+        if wanted or not update_baseline:
+            judgement = gating.judge(subject, wanted, options)
+        if update_baseline and baseline is not None:
+            if judgement is None:
+                written = gating.update_baseline(subject, baseline, options)
+            elif judgement.result.outcome is Outcome.PASS:
+                written = gating.write_judged(judgement, baseline, options)
+    note = None
+    if update_baseline and baseline is not None:
+        name = written.name if written is not None else subject.name
+        note = BaselineNote(
+            path=str(baseline), written=written is not None, name=name, miou=written.miou if written is not None else None
+        )
+        if written is not None:
+            click.echo(f"{baseline} now holds {written.name}, mIoU {100 * written.miou:.2f}.", err=as_json)
+        else:
+            click.echo(f"{baseline} is left as it was: only a file that passes becomes the baseline.", err=as_json)
+    if judgement is not None:
+        _write_files(judgement.result, policy, junit, markdown)
+        if not as_json:
+            _show(judgement.result)
+    if as_json:
+        result = judgement.result if judgement is not None else gating.nothing_judged(written.name if written else subject.name)
+        click.echo(to_json(result, note), nl=False)
+    if judgement is not None:
+        ctx.exit(judgement.result.exit_code(policy))
 
 
-def _show(result: GateResult, policy: InconclusivePolicy, junit: Path | None, markdown: Path | None, as_json: bool) -> None:
-    from edgeseg.gate.formats import to_json, to_junit, to_markdown
+def _write_files(result: GateResult, policy: InconclusivePolicy, junit: Path | None, markdown: Path | None) -> None:
+    from edgeseg.gate.formats import to_junit, to_markdown
 
     if junit is not None:
         _write(junit, lambda: junit.write_bytes(to_junit(result, policy)))
     if markdown is not None:
         _write(markdown, lambda: _append(markdown, to_markdown(result)))
-    if as_json:
-        click.echo(to_json(result), nl=False)
-        return
+
+
+def _show(result: GateResult) -> None:
     basis = [f"{result.images} images"] if result.images is not None else []
     basis += [f"{result.rounds} rounds"] if result.rounds is not None else []
     print_table(
@@ -150,6 +177,8 @@ def _show(result: GateResult, policy: InconclusivePolicy, junit: Path | None, ma
         ("rule", "outcome", "figure"),
         [(finding.rule.text, finding.outcome.value.upper(), finding.reason) for finding in result.findings],
     )
+    for line in result.advice:
+        click.echo(f"note: {line}")
     click.echo(f"gate: {result.outcome.value}")
 
 

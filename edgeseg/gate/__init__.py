@@ -3,7 +3,7 @@
 from edgeseg.gate.baseline import Baseline, read_baseline, write_baseline
 from edgeseg.gate.decide import GateInputs, decide
 from edgeseg.gate.rules import Rule, parse_rule, parse_rules
-from edgeseg.gate.verdict import EXIT_INCONCLUSIVE, Finding, GateResult, InconclusivePolicy, Outcome
+from edgeseg.gate.verdict import EXIT_INCONCLUSIVE, Finding, GateResult, InconclusivePolicy, Outcome, TimedFile
 
 __all__ = [
     "EXIT_INCONCLUSIVE",
@@ -14,6 +14,7 @@ __all__ = [
     "InconclusivePolicy",
     "Outcome",
     "Rule",
+    "TimedFile",
     "decide",
     "parse_rule",
     "parse_rules",

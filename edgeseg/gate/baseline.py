@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
+from edgeseg.data.pairs import EvaluationSet, LoadedSample
 from edgeseg.errors import DataError, OutputError
-from edgeseg.metrics.counts import CountRecord
+from edgeseg.metrics.counts import CountRecord, CountSettings, ImageCounts
 
-__all__ = ["Baseline", "read_baseline", "write_baseline"]
+__all__ = ["Baseline", "Witnessed", "counts_for", "read_baseline", "write_baseline"]
 
 _SCHEMA = 1
 
@@ -96,3 +101,72 @@ def read_baseline(path: Path) -> Baseline:
         raise DataError(
             f"'{path}' is not a baseline of edgeseg: {error}.", hint="Write it again with --update-baseline."
         ) from error
+
+
+def counts_for(
+    baseline: Baseline, path: Path, classes: Sequence[str], images: Sequence[str], *, some: bool = False
+) -> ImageCounts:
+    """The baseline's counts of the images that a file will be judged on; looked at before anything is run.
+
+    Args:
+        path: of the baseline, for messages.
+        classes, images: what the file will be judged by.
+        some: ``images`` are a part of the evaluation set, and so may be a part of the baseline's.
+
+    Raises:
+        DataError: the baseline is damaged, or of other classes or images.
+    """
+    again = "Judge with what it was written with, or write it again with --update-baseline."
+    wanted, found = CountSettings(classes=tuple(classes)), baseline.counts.settings
+    if wanted.classes != found.classes:
+        raise DataError(
+            f"The baseline '{path}' was written with the classes {_listed(found.classes)}; now they are {_listed(wanted.classes)}.",
+            hint=again,
+        )
+    if wanted != found:
+        raise DataError(f"The baseline '{path}' was counted with {found}; now it is {wanted}.", hint=again)
+    counts = ImageCounts.of_record(baseline.counts)
+    place = {name: index for index, name in enumerate(counts.names)}
+    added = [name for name in images if name not in place]
+    gone = [] if some else sorted(set(place) - set(images))
+    if added or gone:
+        odd = [
+            f"{len(names)} {what}, '{names[0]}' for example"
+            for names, what in ((added, "are new"), (gone, "are gone"))
+            if names
+        ]
+        raise DataError(
+            f"The baseline '{path}' is of {len(place)} images, the evaluation set has {len(images)}: {'; '.join(odd)}.",
+            hint=again,
+        )
+    return counts.select(np.array([place[name] for name in images], np.intp))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+@dataclass(frozen=True)
+class Witnessed(EvaluationSet):
+    """An evaluation set whose truth must be the one that a baseline was counted with. Masks that were changed are told at the first
+    image that shows it, not when all were run."""
+
+    truth: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    """For each image, its pixels of each class, int64 (C,)."""
+
+    @classmethod
+    def of(cls, samples: EvaluationSet, counts: ImageCounts) -> Witnessed:
+        """``counts``: of all the samples."""
+        truth = dict(zip(counts.names, counts.confusion.sum(axis=2), strict=True))
+        return cls(samples.spec, samples.samples, truth)
+
+    def load(self, *, depth: int = 3, workers: int = 1) -> Iterator[LoadedSample]:
+        """As of any evaluation set. Raises DataError as well where an image has another truth than the baseline's."""
+        for loaded in super().load(depth=depth, workers=workers):
+            expected = self.truth[loaded.sample.name]
+            if not np.array_equal(np.bincount(loaded.truth[loaded.truth >= 0], minlength=expected.size), expected):
+                raise DataError(
+                    f"The truth of '{loaded.sample.name}' is another than when the baseline was written.",
+                    hint="Masks, ignore_index, regions or sizes have changed: write the baseline again with --update-baseline.",
+                )
+            yield loaded

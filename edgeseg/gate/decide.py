@@ -1,8 +1,9 @@
 """From evidence to outcomes.
 
 A rule passes only where the whole interval of its figure is within the limit and fails only where the whole interval is beyond
-it. At 95 % confidence a candidate that is exactly at the limit fails in at most 2.5 % of data sets; one that is as good as the
-reference practically never does.
+it. Rules that are judged together are corrected for their number (Holm 1979, A simple sequentially rejective multiple test
+procedure, Scandinavian Journal of Statistics 6): however many they are, the chance that a gate fails although every figure is at
+its limit or better is half of 1 - confidence, 2.5 % at 95 %. A candidate that is as good as the reference practically never fails.
 """
 
 from __future__ import annotations
@@ -12,19 +13,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import msgspec
+import numpy as np
 
+from edgeseg.bench.machine import MachineFacts
 from edgeseg.bench.memory import MemoryUse
-from edgeseg.bench.statistics import Ratio
+from edgeseg.bench.statistics import PairedRuns, block_count, student_over_normal
 from edgeseg.errors import UsageError
+from edgeseg.gate.claims import Claim, Levels, Test, show
 from edgeseg.gate.rules import Rule, RuleKind, Unit
-from edgeseg.gate.verdict import Finding, GateResult, Outcome
+from edgeseg.gate.verdict import Finding, GateResult, Outcome, TimedFile
 from edgeseg.interval import Interval
-from edgeseg.metrics.bootstrap import MIN_IMAGES
-from edgeseg.metrics.evidence import DICE, FIRST_CLASS, MIOU, PIXEL_ACCURACY, Delta, Evidence
+from edgeseg.metrics.bootstrap import MIN_IMAGES, Bootstrap, relative_width
+from edgeseg.metrics.evidence import DICE, FIRST_CLASS, MIOU, PIXEL_ACCURACY, Evidence
 
-__all__ = ["GateInputs", "decide"]
+__all__ = ["MIN_ROUNDS", "GateInputs", "check_classes", "decide"]
 
+MIN_ROUNDS = 20
+"""With fewer rounds than this the interval of a ratio rests on fewer than 7 blocks: latency is not judged."""
+
+_LARGEST_FACTOR = 1000.0
 
 Known = TypeVar("Known")
 
@@ -35,17 +42,21 @@ class GateInputs:
 
     Attributes:
         evidence: counts of reference (or baseline) and candidate.
-        latency: candidate / base of ``invoke``, from one run of the benchmark.
+        latency: ``invoke`` of base and candidate, from one run of the benchmark.
         file_bytes: of the candidate.
         base_bytes: of the base.
         memory: of the candidate.
+        machine: that measured.
+        timed: what was timed, with how noisy it was.
     """
 
     evidence: Evidence | None = None
-    latency: Ratio | None = None
+    latency: PairedRuns | None = None
     file_bytes: int | None = None
     base_bytes: int | None = None
     memory: MemoryUse | None = None
+    machine: MachineFacts | None = None
+    timed: tuple[TimedFile, ...] = ()
 
 
 def decide(rules: Sequence[Rule], inputs: GateInputs, *, candidate: str, against: str, confidence: float = 0.95) -> GateResult:
@@ -56,17 +67,51 @@ def decide(rules: Sequence[Rule], inputs: GateInputs, *, candidate: str, against
     """
     if not rules:
         raise UsageError("The gate has no rule.", hint="Give at least one, for example --rule miou:-0.5pt.")
+    judged = [_judge(rule, inputs) for rule in rules]
     return GateResult(
         candidate=candidate,
         against=against,
-        findings=tuple(_judge(rule, inputs, confidence) for rule in rules),
+        findings=tuple(_together(judged, confidence)),
         images=inputs.evidence.images if inputs.evidence is not None else None,
         rounds=inputs.latency.rounds if inputs.latency is not None else None,
         confidence=confidence,
+        machine=inputs.machine,
+        timed=inputs.timed,
     )
 
 
-def _judge(rule: Rule, inputs: GateInputs, confidence: float) -> Finding:
+def check_classes(rules: Sequence[Rule], classes: Sequence[str]) -> None:
+    """Before anything is measured: do rules about one class name classes that exist?
+
+    Raises:
+        UsageError: one does not.
+    """
+    for rule in rules:
+        if rule.kind is RuleKind.CLASS and rule.class_name not in classes:
+            raise UsageError(
+                f"The rule '{rule.text}' is about a class that does not exist.", hint=f"There are: {', '.join(classes)}."
+            )
+
+
+def _together(judged: Sequence[Finding | Test], confidence: float) -> list[Finding]:
+    """Holm's procedure: of m tests those fail that fail at the level divided by m; the others are tested again at the level divided
+    by how many they are, until none fails."""
+    found: list[Finding | None] = [one if isinstance(one, Finding) else None for one in judged]
+    tests = {place: one for place, one in enumerate(judged) if isinstance(one, Test)}
+    levels = Levels(confidence, confidence)
+    while tests:
+        levels = Levels(confidence, 1.0 - (1.0 - confidence) / len(tests), len(tests))
+        failures = {place: failure for place, test in tests.items() if (failure := test.failure(levels)) is not None}
+        if not failures:
+            break
+        for place, failure in failures.items():
+            found[place] = failure
+            del tests[place]
+    return [one if one is not None else tests[place].verdict(levels) for place, one in enumerate(found)]
+
+
+def _judge(rule: Rule, inputs: GateInputs) -> Finding | Test:
+    """An exact figure is a finding at once, and so is one that cannot be judged; the rest are tests."""
     if rule.kind.is_timing:
         return _timing(rule, _required(inputs.latency, rule, "a benchmark of both in the same run"))
     if rule.kind is RuleKind.SIZE:
@@ -78,8 +123,9 @@ def _judge(rule: Rule, inputs: GateInputs, confidence: float) -> Finding:
         return _exact(rule, _required(inputs.memory, rule, "a memory measurement").peak_over_interpreter)
     evidence = _required(inputs.evidence, rule, "an evaluation of both on the same images")
     if rule.kind is RuleKind.WORST_CLASS:
-        return _worst_class(rule, evidence, confidence)
-    return _quality(rule, evidence, confidence)
+        return _worst_class(rule, evidence)
+    found = _quality(rule, *_figure(rule, evidence), evidence.images)
+    return Test(rule, (found,)) if isinstance(found, Claim) else found
 
 
 def _required(value: Known | None, rule: Rule, what: str) -> Known:
@@ -95,137 +141,101 @@ def _exact(rule: Rule, measured: float) -> Finding:
         outcome=Outcome.PASS if within else Outcome.FAIL,
         measured=measured,
         interval=None,
-        reason=f"{_show(measured, rule.unit)} is {'within' if within else 'above'} {_show(rule.limit, rule.unit)}.",
+        reason=f"{show(measured, rule.unit)} is {'within' if within else 'above'} {show(rule.limit, rule.unit)}.",
     )
 
 
-def _timing(rule: Rule, latency: Ratio) -> Finding:
-    value = latency.value
-    if rule.kind is RuleKind.SPEEDUP:
-        value = Interval(estimate=1 / value.estimate, low=1 / value.high, high=1 / value.low, confidence=value.confidence)
-    return _from_interval(rule, value, latency.rounds, "rounds", lower_is_worse=rule.kind is RuleKind.SPEEDUP)
+def _timing(rule: Rule, latency: PairedRuns) -> Finding | Test:
+    faster = rule.kind is RuleKind.SPEEDUP
+
+    def interval(confidence: float) -> Interval:
+        value = latency.ratio(confidence).value
+        if not faster:
+            return value
+        # Noise may widen an interval down to 0, which has no reciprocal.
+        low = max(value.low, value.estimate / _LARGEST_FACTOR)
+        return Interval(estimate=1 / value.estimate, low=1 / value.high, high=1 / low, confidence=value.confidence)
+
+    if latency.rounds < MIN_ROUNDS:
+        measured = interval(0.95).estimate if latency.rounds > 1 else None
+        return _undecided(
+            rule,
+            measured,
+            f"{latency.rounds} rounds are too few to judge a time",
+            MIN_ROUNDS,
+            "rounds",
+        )
+    return Test(rule, (Claim(rule, interval, _timing_width, latency.rounds, "rounds", lower_is_worse=faster),))
 
 
-def _quality(rule: Rule, evidence: Evidence, confidence: float) -> Finding:
-    delta = _delta(rule, evidence, confidence)
-    if delta.interval is None:
-        return _undecidable(rule, delta, evidence)
-    return _from_interval(rule, delta.interval, evidence.images, "images", lower_is_worse=True)
+def _timing_width(confidence: float, rounds: int) -> float:
+    return student_over_normal(block_count(rounds) - 1, confidence) / math.sqrt(rounds)
 
 
-def _delta(rule: Rule, evidence: Evidence, confidence: float) -> Delta:
+def _figure(rule: Rule, evidence: Evidence) -> tuple[Bootstrap, int]:
     if rule.kind in {RuleKind.BOUNDARY, RuleKind.BOUNDARY_F}:
-        return evidence.boundary_delta(int(rule.kind is RuleKind.BOUNDARY_F), confidence)
+        return evidence.boundary, int(rule.kind is RuleKind.BOUNDARY_F)
     if rule.kind is RuleKind.SMALL_OBJECTS:
-        return evidence.small_object_delta(confidence)
-    if rule.kind is RuleKind.CLASS:
+        return evidence.small_objects, 0
+    if rule.class_name is not None:
         names = evidence.reference.settings.classes
-        if rule.class_name not in names:
-            raise UsageError(
-                f"The rule '{rule.text}' is about a class that does not exist.", hint=f"There are: {', '.join(names)}."
-            )
-        return evidence.delta(FIRST_CLASS + names.index(rule.class_name), confidence)
-    figure = {RuleKind.MIOU: MIOU, RuleKind.DICE: DICE, RuleKind.ACCURACY: PIXEL_ACCURACY}[rule.kind]
-    return evidence.delta(figure, confidence)
+        check_classes((rule,), names)
+        return evidence.segmentation, FIRST_CLASS + names.index(rule.class_name)
+    return evidence.segmentation, {RuleKind.MIOU: MIOU, RuleKind.DICE: DICE, RuleKind.ACCURACY: PIXEL_ACCURACY}[rule.kind]
 
 
-def _undecidable(rule: Rule, delta: Delta, evidence: Evidence, subject: str = "") -> Finding:
-    undefined = math.isnan(delta.change)
-    return Finding(
-        rule=rule,
-        outcome=Outcome.INCONCLUSIVE,
-        measured=None if undefined else delta.change,
-        interval=None,
-        reason=f"{subject or 'This figure'} is in fewer than {MIN_IMAGES} of {evidence.images} images: too few to judge.",
-        needed=None,
+def _quality(rule: Rule, found: Bootstrap, column: int, images: int, subject: str = "") -> Claim | Finding:
+    change, informed = float(found.estimate[column]), int(found.support[column])
+    first = found.interval(column)
+    if first is None:
+        return _undecided(
+            rule,
+            None if np.isnan(change) else change,
+            f"{subject or 'This figure'} is in {informed} of {images} images: too few to judge",
+            math.ceil(MIN_IMAGES * images / informed) if informed else None,
+            "images",
+            subject,
+        )
+    return Claim(
+        rule,
+        # What has an interval at one confidence has one at every other.
+        lambda confidence: found.interval(column, confidence) or first,
+        lambda confidence, count: relative_width(confidence, count * informed / images),
+        images,
+        "images",
+        lower_is_worse=True,
         subject=subject,
     )
 
 
-def _worst_class(rule: Rule, evidence: Evidence, confidence: float) -> Finding:
-    """The rule holds for every class. It fails where one class is surely beyond the limit, the level divided by the number of
-    classes (Bonferroni), so that many classes do not fail by chance; it passes where every class is within it, which needs no
-    correction (an intersection-union test; Berger 1982). A class in too few images makes it inconclusive only if its own figure is
-    beyond the limit."""
-    names = evidence.reference.settings.classes
-    strict = 1.0 - (1.0 - confidence) / len(names)
-    findings = []
-    skipped = []
-    for c, name in enumerate(names):
-        delta = evidence.delta(FIRST_CLASS + c, confidence)
-        if math.isnan(delta.change):
-            continue
-        if delta.interval is None:
-            if delta.change < rule.limit:
-                findings.append(_undecidable(rule, delta, evidence, name))
-            else:
-                skipped.append(name)
-            continue
-        finding = _from_interval(rule, delta.interval, evidence.images, "images", lower_is_worse=True, subject=name)
-        if finding.outcome is Outcome.FAIL:
-            wide = evidence.delta(FIRST_CLASS + c, strict).interval
-            if wide is not None:
-                finding = _from_interval(rule, wide, evidence.images, "images", lower_is_worse=True, subject=name)
-        findings.append(finding)
-    if not findings:
-        return Finding(
-            rule=rule,
-            outcome=Outcome.INCONCLUSIVE,
-            measured=None,
-            interval=None,
-            reason=f"No class is in at least {MIN_IMAGES} images: too few to judge.",
-        )
-    severity = {Outcome.FAIL: 0, Outcome.INCONCLUSIVE: 1, Outcome.PASS: 2}
-    worst = min(findings, key=lambda finding: (severity[finding.outcome], finding.measured or 0.0))
-    if not skipped:
-        return worst
-    note = f" Not judged, in fewer than {MIN_IMAGES} images: {', '.join(skipped)}."
-    return msgspec.structs.replace(worst, reason=worst.reason + note)
-
-
-def _from_interval(rule: Rule, value: Interval, count: int, what: str, *, lower_is_worse: bool, subject: str = "") -> Finding:
-    """Compare an interval with the limit. Values at the limit are within it."""
-    if lower_is_worse:
-        within, beyond = value.low >= rule.limit, value.high < rule.limit
-    else:
-        within, beyond = value.high <= rule.limit, value.low > rule.limit
-    outcome = Outcome.PASS if within else Outcome.FAIL if beyond else Outcome.INCONCLUSIVE
-    needed = _needed(value, rule.limit, count) if outcome is Outcome.INCONCLUSIVE else None
-    words = {Outcome.PASS: "within", Outcome.FAIL: "beyond", Outcome.INCONCLUSIVE: "not clearly on one side of"}
-    reason = (
-        f"{subject + ': ' if subject else ''}{_show(value.estimate, rule.unit)} "
-        f"[{_show(value.low, rule.unit)}, {_show(value.high, rule.unit)}] is {words[outcome]} {_show(rule.limit, rule.unit)}"
-    )
-    if outcome is Outcome.INCONCLUSIVE:
-        reason += f"; about {needed} {what} would decide it" if needed else f"; no number of {what} would decide it soon"
+def _undecided(rule: Rule, measured: float | None, why: str, needed: int | None, what: str, subject: str = "") -> Finding:
     return Finding(
         rule=rule,
-        outcome=outcome,
-        measured=value.estimate,
-        interval=value,
-        reason=reason + ".",
+        outcome=Outcome.INCONCLUSIVE,
+        measured=measured,
+        interval=None,
+        reason=f"{why}{f'; at least {needed} {what} are needed' if needed else ''}.",
         needed=needed,
         needed_what=what if needed else "",
         subject=subject,
     )
 
 
-_MOST_NEEDED = 100
-
-
-def _needed(value: Interval, limit: float, count: int) -> int | None:
-    """An interval's width falls with the square root of the number; the number at which the limit drops out of it, if the estimate
-    stays. None where that is more than a hundred times what there is."""
-    reach = value.estimate - value.low if limit < value.estimate else value.high - value.estimate
-    distance = abs(value.estimate - limit)
-    if distance == 0.0 or (reach / distance) ** 2 > _MOST_NEEDED:
-        return None
-    return max(count + 1, math.ceil(count * (reach / distance) ** 2))
-
-
-def _show(value: float, unit: Unit) -> str:
-    if unit is Unit.CHANGE:
-        return f"{100.0 * value:+z.2f} pt"
-    if unit is Unit.RATIO:
-        return f"{value:.3f}x"
-    return f"{value / 1e6:.3f} MB"
+def _worst_class(rule: Rule, evidence: Evidence) -> Finding | Test:
+    """The rule holds for every class: one that is surely beyond the limit fails it, and it passes where all are within. A class in
+    too few images makes it inconclusive only if its own figure is beyond the limit."""
+    claims, unclear, skipped = list[Claim](), list[Finding](), list[str]()
+    for c, name in enumerate(evidence.reference.settings.classes):
+        found = _quality(rule, evidence.segmentation, FIRST_CLASS + c, evidence.images, name)
+        if isinstance(found, Claim):
+            claims.append(found)
+        elif found.measured is not None and found.measured < rule.limit:
+            unclear.append(found)
+        elif found.measured is not None:
+            skipped.append(name)
+    if not claims and not unclear:
+        return _undecided(rule, None, f"No class is in at least {MIN_IMAGES} images: too few to judge", None, "")
+    if not claims:
+        return min(unclear, key=lambda one: one.measured or 0.0)
+    note = f"Not judged, in fewer than {MIN_IMAGES} images: {', '.join(skipped)}." if skipped else ""
+    return Test(rule, tuple(claims), tuple(unclear), note)

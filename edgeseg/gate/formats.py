@@ -7,39 +7,58 @@ from xml.etree import ElementTree
 
 import msgspec
 
-from edgeseg.gate.verdict import Finding, GateResult, InconclusivePolicy, Outcome
+from edgeseg.bench.machine import MachineFacts
+from edgeseg.gate.verdict import Finding, GateResult, InconclusivePolicy, Outcome, TimedFile
 
-__all__ = ["to_json", "to_junit", "to_markdown"]
+__all__ = ["BaselineNote", "to_json", "to_junit", "to_markdown"]
 
 _SIGNS = {Outcome.PASS: "✅ pass", Outcome.FAIL: "❌ fail", Outcome.INCONCLUSIVE: "❔ inconclusive"}
 # Characters that XML 1.0 cannot hold at all (section 2.2, production 2).
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
+class BaselineNote(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``--update-baseline`` did. ``written``: False where a rule kept the file from it. ``miou``: a fraction."""
+
+    path: str
+    written: bool
+    name: str
+    miou: float | None
+
+
 class _Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """``GateResult`` with what follows from it."""
+    """``GateResult`` with what follows from it. ``outcome`` is null where nothing was judged: a baseline was written, and there was
+    no rule."""
 
     schema: int
-    outcome: Outcome
+    outcome: Outcome | None
     candidate: str
-    against: str
+    against: str | None
     confidence: float
     images: int | None
     rounds: int | None
     findings: tuple[Finding, ...]
+    advice: tuple[str, ...]
+    machine: MachineFacts | None
+    timed: tuple[TimedFile, ...]
+    baseline: BaselineNote | None
 
 
-def to_json(result: GateResult) -> bytes:
+def to_json(result: GateResult, baseline: BaselineNote | None = None) -> bytes:
     """One JSON object. Limits and figures are fractions, ratios or bytes, as each rule's ``unit`` says."""
     summary = _Summary(
         schema=result.schema,
-        outcome=result.outcome,
+        outcome=result.outcome if result.findings else None,
         candidate=result.candidate,
-        against=result.against,
+        against=result.against or None,
         confidence=result.confidence,
         images=result.images,
         rounds=result.rounds,
         findings=result.findings,
+        advice=result.advice,
+        machine=result.machine,
+        timed=result.timed,
+        baseline=baseline,
     )
     return msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
 
@@ -82,6 +101,7 @@ def to_markdown(result: GateResult) -> str:
     lines += [
         f"| `{_cell(finding.rule.text)}` | {_SIGNS[finding.outcome]} | {_cell(finding.reason)} |" for finding in result.findings
     ]
+    lines += [f"\n{_cell(line)}" for line in result.advice]
     return "\n".join(lines) + "\n"
 
 

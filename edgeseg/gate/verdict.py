@@ -6,10 +6,12 @@ from enum import StrEnum
 
 import msgspec
 
+from edgeseg.bench.machine import MachineFacts
+from edgeseg.bench.noise import NoiseVerdict
 from edgeseg.gate.rules import Rule
 from edgeseg.interval import Interval
 
-__all__ = ["EXIT_INCONCLUSIVE", "Finding", "GateResult", "InconclusivePolicy", "Outcome"]
+__all__ = ["EXIT_INCONCLUSIVE", "Finding", "GateResult", "InconclusivePolicy", "Outcome", "TimedFile"]
 
 EXIT_INCONCLUSIVE = 5
 """Exit code of a gate that could not decide, unless the policy says that this is a pass or a fail."""
@@ -39,7 +41,8 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         measured: in the unit of the rule's limit; None where it could not be measured.
         interval: of ``measured``; None for an exact figure (a size) or where there is none.
         reason: one sentence for people.
-        needed: how many images or rounds would decide it, if the figure stays where it is; None where decided or unknown.
+        needed: how many images or rounds would decide it, if the figure stays where it is, or, where there are too few to judge at
+            all, how many that takes; None where decided or unknown.
         needed_what: ``images`` or ``rounds``.
         subject: the class that ``worst_class`` is about.
     """
@@ -54,8 +57,32 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     subject: str = ""
 
 
+class TimedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A file that was timed for the gate.
+
+    Attributes:
+        runtime: what ran it, with its version.
+        threads: of the runtime.
+        median_ns: of one run.
+        noise: can its samples be trusted?
+    """
+
+    name: str
+    runtime: str
+    threads: int
+    median_ns: float
+    noise: NoiseVerdict
+
+
 class GateResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All rules of one candidate. ``against``: what it was compared with."""
+    """All rules of one candidate.
+
+    Attributes:
+        against: what it was compared with.
+        images, rounds: that were judged by; None where no rule asked for any.
+        machine: that judged.
+        timed: base and candidate, where a rule asked for times or memory.
+    """
 
     candidate: str
     against: str
@@ -63,7 +90,16 @@ class GateResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     images: int | None = None
     rounds: int | None = None
     confidence: float = 0.95
-    schema: int = 1
+    machine: MachineFacts | None = None
+    timed: tuple[TimedFile, ...] = ()
+    schema: int = 2
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """What disturbed the times, and what to do about it, where a rule about time was not decided."""
+        if all(finding.outcome is not Outcome.INCONCLUSIVE or not finding.rule.kind.is_timing for finding in self.findings):
+            return ()
+        return tuple(f"{one.name}: {found.what}. {found.advice}" for one in self.timed for found in one.noise.findings)
 
     @property
     def outcome(self) -> Outcome:

@@ -4,11 +4,18 @@ Images are drawn with replacement, and every draw takes an image's counts of ref
 image hard for both cancels in the difference. A data-set figure such as mIoU is a function of sums over images, so a resample
 needs no pixels: multinomial weights times the matrix of per-image counts gives all resampled sums in one product.
 
-The interval is the expanded percentile interval (Hesterberg 2015, What Teachers Should Know About the Bootstrap, The American
-Statistician 69, section 4.3): quantiles of the resampled change at ``Phi(-sqrt(n / (n - 1)) * t)`` and its mirror image, where
-``t`` is Student's quantile with n - 1 degrees of freedom. It makes up for the plain percentile interval's being too narrow for
-few images. In simulations with images of equal size and uneven classes it covered 94 to 95 % at n = 20 to 200, where the
-bias-corrected and accelerated interval (BCa; Efron & Tibshirani 1993, section 14.3) covered 86 to 93 %.
+The interval is the wider, at each end, of two:
+
+- the expanded percentile interval (Hesterberg 2015, What Teachers Should Know About the Bootstrap, The American Statistician 69,
+  section 4.3): quantiles of the resampled change at ``Phi(-sqrt(n / (n - 1)) * t)`` and its mirror image, where ``t`` is Student's
+  quantile with n - 1 degrees of freedom. It follows a skewed distribution, and is too narrow for few images all the same: resamples
+  of few images know nothing of a loss that sits in images which were not drawn;
+- Student's interval with the jackknife's standard error (Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapters 11 and
+  12), which is symmetric and does not depend on how a resample happens to fall.
+
+``benchmarks/bootstrap_coverage.py`` measures how often it holds the true change. In the same simulations the bias-corrected and
+accelerated interval (BCa), Hall's transformed t (1992) and the bootstrap-t covered less than the first of the two alone, by 1 to 6
+points at 20 images.
 """
 
 from __future__ import annotations
@@ -22,16 +29,16 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg.interval import Interval
+from edgeseg.interval import Interval, outer_quantiles, student_quantile
 
-__all__ = ["METHOD", "MIN_IMAGES", "Bootstrap", "Figures", "expanded_level", "paired_bootstrap"]
+__all__ = ["METHOD", "MIN_IMAGES", "Bootstrap", "Figures", "expanded_level", "paired_bootstrap", "relative_width"]
 
 Float64: TypeAlias = npt.NDArray[np.float64]
 
 Figures: TypeAlias = Callable[[Float64], Float64]
 """Sums (..., K) to figures (..., M); NaN where a figure is undefined."""
 
-METHOD = "paired bootstrap over images, expanded percentile interval (Hesterberg 2015)"
+METHOD = "paired bootstrap over images: expanded percentile interval (Hesterberg 2015), never within Student's by the jackknife"
 
 MIN_IMAGES = 10
 """With fewer independent images than this a bootstrap interval is too narrow to be honest: there is none."""
@@ -63,11 +70,18 @@ class Bootstrap:
         images = int(self.support[figure])
         if np.isnan(estimate) or images < MIN_IMAGES or drawn.size == 0:
             return None
-        level = expanded_level((1.0 - confidence) / 2.0, images)
-        low, high = np.quantile(drawn, (level, 1.0 - level))
+        level = (1.0 - confidence) / 2.0
+        low, high = outer_quantiles(drawn, estimate, expanded_level(level, images))
+        reach = student_quantile(1.0 - level, images - 1) * self.standard_error(figure)
         return Interval(
-            estimate=estimate, low=min(float(low), estimate), high=max(float(high), estimate), confidence=confidence
+            estimate=estimate, low=min(low, estimate - reach), high=max(high, estimate + reach), confidence=confidence
         )
+
+    def standard_error(self, figure: int) -> float:
+        """The jackknife's estimate for one figure (Efron & Tibshirani 1993, equation 11.5)."""
+        values = self.jackknife[:, figure]
+        values = values[~np.isnan(values)]
+        return math.sqrt((values.size - 1) * float(np.var(values)))
 
     def influence(self, figure: int) -> Float64:
         """How much each image adds to the figure: with it minus without it. float64 (N,)."""
@@ -81,20 +95,16 @@ def expanded_level(level: float, images: int) -> float:
     >>> round(expanded_level(0.025, 20), 4), round(expanded_level(0.025, 1000), 4)
     (0.0159, 0.0248)
     """
-    normal = NormalDist()
-    return normal.cdf(math.sqrt(images / (images - 1)) * _student(normal.inv_cdf(level), images - 1))
+    return NormalDist().cdf(math.sqrt(images / (images - 1)) * student_quantile(level, images - 1))
 
 
-def _student(z: float, freedom: int) -> float:
-    """Student's quantile at the level where the normal quantile is ``z``: the expansion in powers of 1 / freedom of Abramowitz &
-    Stegun 1964, 26.7.5, within 0.001 for 9 degrees of freedom and levels from 0.005 up."""
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + math.fsum(term / freedom**power for power, term in enumerate(terms, start=1))
+def relative_width(confidence: float, images: float) -> float:
+    """How wide an interval from this many images is beside others, in no unit: Student's quantile over the root of the number.
+
+    >>> round(relative_width(0.95, 20) / relative_width(0.95, 80), 2)
+    2.1
+    """
+    return student_quantile(0.5 + confidence / 2.0, images - 1) / math.sqrt(images)
 
 
 def paired_bootstrap(

@@ -31,9 +31,12 @@ __all__ = ["Confusion", "Labels", "Matrix", "SegmentationScores", "class_dice", 
 Labels: TypeAlias = npt.NDArray[np.int16]
 Matrix: TypeAlias = npt.NDArray[np.int64]
 Float64: TypeAlias = npt.NDArray[np.float64]
+Codes: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.int64]
 
-# Pixels counted at a time: what is made on the way stays in the cache, and a table of 2^16 counters costs little beside them.
-_BLOCK = 1 << 19
+# Pixels counted at a time: what is made on the way stays in the cache.
+_BLOCK = 1 << 18
+_BYTE = 256
+_PLANES = 3  # counting so many bytes' worth of codes plane by plane costs less than counting the codes
 _SPAN, _SPANS = 512, 8  # neighbours that are looked at to see whether a block is made of regions
 
 
@@ -91,11 +94,17 @@ def update(confusion: Matrix, truth: Labels, prediction: Labels) -> None:
             hint="Check the spec's resize policy and output stride.",
         )
     flat_truth, flat_prediction = _unsigned(truth, "truth"), _unsigned(prediction, "prediction")
+    cells = (rows + 1) * columns
+    # Fresh memory costs a page fault every 4 kB, more than the arithmetic: each block is coded in the same place.
+    scratch = np.empty(min(_BLOCK, truth.size), np.uint16)
+    # Codes of one byte are counted all at once: Pillow answers with a list of 1024 numbers, which takes 50 us to read.
+    narrow = np.empty(truth.size if cells <= _BYTE else 0, np.uint8)
     for start in range(0, truth.size, _BLOCK):
         block = slice(start, start + _BLOCK)
         # As unsigned, -1 + 1 wraps to row 0, which collects the ignored pixels and is thrown away below; a negative index
         # elsewhere becomes a huge one. One comparison with the maximum then finds every index that is out of range.
-        row, column = flat_truth[block] + np.uint16(1), flat_prediction[block]
+        column = flat_prediction[block]
+        row = np.add(flat_truth[block], np.uint16(1), out=scratch[: column.size])
         if int(row.max()) > rows:
             raise DataError(
                 f"The truth holds class indices {int(truth.min())} to {int(truth.max())}, the spec has {rows} classes.",
@@ -106,7 +115,15 @@ def update(confusion: Matrix, truth: Labels, prediction: Labels) -> None:
                 f"The prediction holds {int(prediction.min())} to {int(prediction.max())}, expected 0 to {columns - 1}.",
                 hint="Check that the output's channels are the spec's classes, in its order.",
             )
-        confusion += _histogram(row, column, rows + 1, columns)[1:]
+        code: Codes = row if cells <= 1 << 16 else row.astype(np.int64)
+        code *= code.dtype.type(columns)
+        code += column
+        if narrow.size:
+            narrow[block] = code
+        else:
+            confusion += _histogram(code, cells).reshape(rows + 1, columns)[1:]
+    if narrow.size:
+        confusion += _count_bytes(narrow)[:cells].reshape(rows + 1, columns)[1:]
 
 
 def _unsigned(labels: Labels, name: str) -> npt.NDArray[np.uint16]:
@@ -115,27 +132,20 @@ def _unsigned(labels: Labels, name: str) -> npt.NDArray[np.uint16]:
     return labels.ravel().view(np.uint16)
 
 
-def _histogram(row: npt.NDArray[np.uint16], column: npt.NDArray[np.uint16], rows: int, columns: int) -> npt.NDArray[np.int64]:
-    """Joint histogram int64 (rows, columns) of two flat arrays. ``row`` is overwritten."""
-    cells = rows * columns
-    if cells > 1 << 16:
-        code = row.astype(np.int64) * columns + column
-        return np.bincount(code, minlength=cells).reshape(rows, columns)
-    row *= np.uint16(columns)
-    row += column
-    narrow = row.astype(np.uint8) if cells <= 1 << 8 else row
-    # Counting costs far more than comparing, and masks are made of regions: where neighbours are mostly equal, runs are
-    # counted, each with its length.
-    if _is_made_of_regions(narrow):
-        counts = _count_runs(narrow, cells)
-    elif cells <= 1 << 8:
-        counts = _count_pairs(narrow.view(np.uint8), cells)
+def _histogram(codes: Codes, cells: int) -> npt.NDArray[np.int64]:
+    """Histogram int64 (cells,) of codes below ``cells``."""
+    counts: Matrix
+    if _is_made_of_regions(codes):
+        # Counting costs more than comparing, and masks are made of regions: runs are counted, each with its length.
+        counts = _count_runs(codes, cells)
+    elif cells <= _PLANES * _BYTE:
+        counts = _count_planes(codes, cells)
     else:
-        counts = np.bincount(row, minlength=cells)
-    return counts.reshape(rows, columns)
+        counts = np.bincount(codes, minlength=cells)
+    return counts[:cells]
 
 
-def _is_made_of_regions(codes: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> bool:
+def _is_made_of_regions(codes: Codes) -> bool:
     """In a few spans fewer than one neighbour in five differs. Either answer gives the same counts."""
     step = max(codes.size // _SPANS, 1)
     spans = [codes[start : start + _SPAN] for start in range(0, codes.size, step)]
@@ -143,22 +153,38 @@ def _is_made_of_regions(codes: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -
     return 5 * changes < sum(span.size for span in spans)
 
 
-def _count_runs(codes: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], cells: int) -> npt.NDArray[np.int64]:
+def _count_runs(codes: Codes, cells: int) -> npt.NDArray[np.int64]:
     """Histogram of codes from their runs. Float64 sums are exact below 2^53."""
     last = np.append(np.flatnonzero(codes[1:] != codes[:-1]), codes.size - 1)
     length = np.diff(last, prepend=-1)
     return np.bincount(codes[last], weights=length, minlength=cells).astype(np.int64)
 
 
-def _count_pairs(codes: npt.NDArray[np.uint8], cells: int) -> npt.NDArray[np.int64]:
-    """Histogram of codes of one byte. Two neighbours are read as one 16-bit code, which halves the counting; the two axes of
-    the 256 x 256 table that comes out are the histograms of the even and the odd positions."""
-    even = codes.size & ~1
-    pairs = np.bincount(codes[:even].view(np.uint16), minlength=1 << 16).reshape(256, 256)
-    counts: Matrix = pairs.sum(axis=0) + pairs.sum(axis=1)
-    if even != codes.size:
-        counts[codes[-1]] += 1
-    return counts[:cells]
+def _count_bytes(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Histogram int64 (256,) of bytes, by Pillow: numpy's bincount makes 8 bytes of each first. Read as a picture of four channels,
+    neighbours are counted in tables of their own, so that equal ones do not wait for each other."""
+    from PIL import Image
+
+    whole = codes.size // 4 * 4
+    counts: Matrix = np.bincount(codes[whole:], minlength=_BYTE)
+    if whole:
+        picture = Image.frombuffer("RGBA", (whole // 4, 1), codes[:whole], "raw", "RGBA", 0, 1)
+        counts += np.array(picture.histogram(), np.int64).reshape(4, _BYTE).sum(axis=0)
+    return counts
+
+
+def _count_planes(codes: Codes, cells: int) -> npt.NDArray[np.int64]:
+    """Histogram of codes of a few bytes' worth: for each value of the upper byte the lower bytes are counted, with 0 in place of
+    all others; the first plane is what the others leave of all lower bytes."""
+    low = codes.astype(np.uint8)
+    planes = [_count_bytes(low)]
+    for high in range(1, -(-cells // _BYTE)):
+        inside = (codes >= high * _BYTE) & (codes < (high + 1) * _BYTE)
+        plane = _count_bytes(low * inside)
+        plane[0] -= codes.size - np.count_nonzero(inside)
+        planes.append(plane)
+        planes[0] = planes[0] - plane
+    return np.concatenate(planes)
 
 
 def class_iou(confusion: npt.NDArray[np.integer] | Float64) -> Float64:

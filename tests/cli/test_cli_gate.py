@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -86,6 +87,52 @@ def test_baseline(embedded: Callable[[str], Path], broken: Path, tmp_path: Path)
     assert json.loads(file.read_text())["name"] == "broken.onnx"
 
 
+def test_a_baseline_alone_is_json_too(embedded: Callable[[str], Path], tmp_path: Path) -> None:
+    file = tmp_path / "baseline.json"
+    written = judged(embedded("onnx-fp32"), "--baseline", file, "--update-baseline", code=0, cwd=tmp_path)
+    assert (written["outcome"], written["findings"]) == (None, [])
+    assert written["baseline"] == {
+        "path": str(file),
+        "written": True,
+        "name": "scenes-onnx-fp32",
+        "miou": json.loads(file.read_text())["miou"],
+    }
+    kept = judged(embedded("onnx-fp32"), "--rule", "size:1kB", "--baseline", file, "--update-baseline", code=3, cwd=tmp_path)
+    assert kept["baseline"]["written"] is False
+
+
+def test_a_baseline_that_does_not_fit_is_told_before_evaluation(embedded: Callable[[str], Path], tmp_path: Path) -> None:
+    """Other classes, other images, other masks. The model file is no model at all: it would be noticed first if it were run."""
+    file = tmp_path / "baseline.json"
+    assert edgeseg("gate", embedded("onnx-fp32"), "--baseline", file, "--update-baseline", cwd=tmp_path).code == 0
+    artifact, against = embedded("onnx-int8"), ("--max-drop", "1pt", "--baseline", file)
+
+    def told(*phrases: str, more: tuple[str | Path, ...] = (), subject: Path = artifact) -> None:
+        refused(edgeseg("gate", subject, *against, *more, cwd=tmp_path), 1, "baseline.json", "--update-baseline", *phrases)
+
+    root = embedded_root() / "val"
+    text = SPEC.read_text().replace('"val/', f'"{root}/')
+    nothing = tmp_path / "nothing.onnx"
+    nothing.write_bytes(b"")
+    (tmp_path / "edgeseg.toml").write_text(text.replace('"building"', '"castle"'))
+    told("was written with the classes", "castle", subject=nothing)
+    (tmp_path / "edgeseg.toml").write_text(text)
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    for folder in (images, masks):
+        folder.mkdir()
+        for path in sorted((root / folder.name).iterdir())[:20]:
+            (folder / path.name).write_bytes(path.read_bytes())
+    told("the evaluation set has 20", "4 are gone", more=("--images", images, "--masks", masks), subject=nothing)
+    # A part of the images by --limit is compared with that part.
+    part = judged(artifact, *against, "--limit", "12", code=0, cwd=tmp_path)
+    assert part["images"] == 12
+    first = min(masks.iterdir())
+    first.write_bytes(max(masks.iterdir()).read_bytes())
+    masked = ("--images", images, "--masks", masks, "--limit", "20")
+    done = edgeseg("gate", artifact, *against, *masked, cwd=tmp_path)
+    refused(done, 1, f"The truth of '{first.stem}' is another", "--update-baseline")
+
+
 def test_rules_of_the_spec(embedded: Callable[[str], Path], tmp_path: Path) -> None:
     """Without rules on the line those of edgeseg.toml count; they are no part of what is compiled."""
     root = embedded_root()
@@ -97,17 +144,26 @@ def test_rules_of_the_spec(embedded: Callable[[str], Path], tmp_path: Path) -> N
     assert [finding["rule"]["text"] for finding in found["findings"]] == ["size:4MB", "size:0.9x"]
     found = judged(foreign, "--rule", "size:1kB", code=3, cwd=tmp_path)
     assert len(found["findings"]) == 1
+    (tmp_path / "edgeseg.toml").write_text(text.replace('["size:4MB", "size:0.9x"]', '[\n  "size:4MB",\n  "mio:-1pt",\n]'))
+    line = text[: text.index("rules = [")].count("\n") + 3
+    done = edgeseg("gate", foreign, cwd=tmp_path)
+    refused(done, 2, f"edgeseg.toml:{line}: gate.rules: There is no rule 'mio'", "Did you mean 'miou'?")
 
 
 def test_latency_and_memory_are_measured_in_the_same_run(embedded: Callable[[str], Path], tmp_path: Path) -> None:
     artifact = embedded("onnx-int8")
     rules = ("--max-latency", "100x", "--min-speedup", "0.01x", "--rule", "memory:10GB")
-    found = judged(artifact, *rules, "--budget", "0", "--rounds", "8", code=0, cwd=tmp_path)
-    assert found["rounds"] == 8
+    found = judged(artifact, *rules, "--budget", "0", "--rounds", "20", code=0, cwd=tmp_path)
+    assert found["rounds"] == 20
     assert found["images"] is None, "no rule asks for quality, so none is measured"
     memory, latency, speedup = found["findings"]
     assert speedup["measured"] == pytest.approx(1 / latency["measured"])
     assert memory["measured"] > 1e6
+    assert found["machine"]["logical_cores"] >= 1
+    assert [one["name"] for one in found["timed"]] == ["scenes.pt2", "scenes-onnx-int8"]
+    assert all(isinstance(one["noise"]["quiet"], bool) for one in found["timed"])
+    few = judged(artifact, "--max-latency", "100x", "--budget", "0", "--rounds", "8", code=5, cwd=tmp_path)
+    assert few["findings"][0]["needed"] == 20
 
 
 def test_reports_for_ci(embedded: Callable[[str], Path], tmp_path: Path) -> None:
@@ -148,44 +204,121 @@ def test_pytest_fixture(embedded: Callable[[str], Path], tmp_path: Path) -> None
         "    edgeseg_gate('build', 'size:1kB')\n"
         "def test_open(edgeseg_gate):\n"
         "    edgeseg_gate('build', 'miou:-0.5pt', against='base', limit=4)\n"
+        "def test_open_but_must_not_be(edgeseg_gate):\n"
+        "    edgeseg_gate('build', 'miou:-0.5pt', against='base', limit=4, inconclusive='fail')\n"
+        "def test_latency(edgeseg_gate):\n"
+        "    assert edgeseg_gate('build', 'latency:100x', against='base', budget=0, rounds=20).rounds == 20\n"
+        "def test_nothing_to_judge(edgeseg_gate):\n"
+        "    edgeseg_gate('biuld', 'size:4MB')\n"
     )
     command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "edgeseg.pytest_plugin", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
-    assert "1 failed, 1 passed, 1 skipped" in done.stdout, done.stdout
+    assert "3 failed, 2 passed, 1 skipped" in done.stdout, done.stdout
     assert "size:1kB: 0.19" in done.stdout, done.stdout
     assert "too few to judge" in done.stdout, done.stdout
+    assert "There is no file or folder" in done.stdout, done.stdout
+    assert "Traceback" not in done.stdout
+    assert "site-packages" not in done.stdout, "an error must not show where it was raised"
 
 
-def test_action(embedded: Callable[[str], Path], tmp_path: Path) -> None:
-    """The action's own shell step, with the inputs that a workflow gives."""
+ROOT = Path(__file__).parents[2]
+
+
+def action_step(name: str, inputs: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """The script of a step of action.yml, and its environment for these inputs and the defaults of all others."""
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed: action.yml is not parsed")
-    action = yaml.safe_load((Path(__file__).parents[2] / "action.yml").read_text())
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
     assert action["runs"]["using"] == "composite"
-    defaults = {name: given.get("default", "") for name, given in action["inputs"].items()}
-    step = next(step for step in action["runs"]["steps"] if step.get("id") == "gate")
-    bin_folder = tmp_path / "bin"
+    given = {key: value.get("default", "") for key, value in action["inputs"].items()} | inputs
+    step = next(step for step in action["runs"]["steps"] if step["name"] == name)
+    return step["run"], {
+        key: given[value.removeprefix("${{ inputs.").removesuffix(" }}")] for key, value in step["env"].items()
+    }
+
+
+def run_step(script: str, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """As GitHub runs ``shell: bash``."""
+    shell = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
+    return subprocess.run(shell, cwd=cwd, env=environment(env), capture_output=True, text=True, timeout=500)
+
+
+@pytest.mark.parametrize(
+    ("rules", "arguments", "code", "outcome"),
+    [
+        ("size:4MB,size:0.9x", "--threads 1", 0, "pass"),
+        ("size:1kB", "", 3, "fail"),
+        ("size:4MB", "--json", 0, "pass"),
+        ("miou:-0.5pt", "--images 'my photos/*.png' --masks 'my masks' --against base.onnx --limit 4", 5, "inconclusive"),
+        ("mio:-0.5pt", "", 2, "error"),
+        ("size:4MB", "--images 'never closed", 2, "error"),
+    ],
+)
+def test_action(embedded: Callable[[str], Path], tmp_path: Path, rules: str, arguments: str, code: int, outcome: str) -> None:
+    """The action's own shell step, with the inputs that a workflow gives."""
+    bin_folder, work = tmp_path / "bin", tmp_path / "work"
     bin_folder.mkdir()
+    work.mkdir()
     program = bin_folder / "edgeseg"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m edgeseg "$@"\n')
     program.chmod(0o755)
-    for rules, code, outcome in (("size:4MB,size:0.9x", 0, "pass"), ("size:1kB", 3, "fail")):
-        inputs = {**defaults, "subject": str(embedded("onnx-int8")), "rules": rules, "arguments": "--threads 1"}
-        variables = {name: inputs[value.removeprefix("${{ inputs.").removesuffix(" }}")] for name, value in step["env"].items()}
-        output, summary = tmp_path / "output", tmp_path / "summary"
-        output.write_text("")
-        summary.write_text("")
-        env = environment(
-            {
-                **variables,
-                "GITHUB_OUTPUT": str(output),
-                "GITHUB_STEP_SUMMARY": str(summary),
-                "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
-            }
-        )
-        shell = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
-        done = subprocess.run(shell, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
-        assert done.returncode == code, done.stderr
-        assert output.read_text() == f"outcome={outcome}\n"
-        assert "### edgeseg gate: " in summary.read_text()
-        assert (tmp_path / defaults["junit"]).is_file()
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", defaults["junit"], "output", "summary"]
+    (bin_folder / "python").symlink_to(sys.executable)
+    (work / "my photos").symlink_to(embedded_root() / "val" / "images")
+    (work / "my masks").symlink_to(embedded_root() / "val" / "masks")
+    (work / "base.onnx").symlink_to(embedded("onnx-fp32") / "model.onnx")
+    before = {path.name for path in work.iterdir()}
+    script, env = action_step("Gate", {"subject": str(embedded("onnx-int8")), "rules": rules, "arguments": arguments})
+    output, summary = tmp_path / "output", tmp_path / "summary"
+    output.write_text("")
+    summary.write_text("")
+    env |= {
+        "GITHUB_OUTPUT": str(output),
+        "GITHUB_STEP_SUMMARY": str(summary),
+        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+        "TMPDIR": str(tmp_path),
+    }
+    done = run_step(script, env, work)
+    assert done.returncode == code, (done.stdout, done.stderr)
+    assert output.read_text().splitlines()[-1] == f"outcome={outcome}"
+    judged_at_all = outcome != "error"
+    assert ("### edgeseg gate: " in summary.read_text()) is judged_at_all
+    made = {path.name for path in work.iterdir()} - before
+    assert made == ({"edgeseg-gate.xml"} if judged_at_all else set())
+    assert {path.name for path in tmp_path.iterdir()} == {"bin", "work", "output", "summary"}, "something was left behind"
+
+
+def test_install_step_of_the_action(tmp_path: Path) -> None:
+    """By default the action installs the code that it is part of, extra and all; otherwise what it is told to."""
+    pytest.importorskip("setuptools", minversion="75", reason="building a wheel offline needs setuptools >= 75")
+    source = tmp_path / "the action"
+    source.mkdir()
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "edgeseg", "calibration", "pyproject.toml", "README.md", "LICENSE"],
+        cwd=ROOT,
+        capture_output=True,
+    )
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout, so which files belong to the source is unknown")
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        target = source / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, target, follow_symlinks=False)
+    (tmp_path / "python").symlink_to(sys.executable)
+    script, env = action_step("Install", {})
+    env |= {
+        "GITHUB_ACTION_PATH": str(source),
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "PIP_TARGET": str(tmp_path / "site"),
+        "PIP_NO_DEPS": "1",
+        "PIP_NO_INDEX": "1",
+        "PIP_NO_BUILD_ISOLATION": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+    done = run_step(script, env, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "edgeseg" / "cli" / "gate.py").is_file()
+    # The extra is one that this version has: pip only warns about others.
+    assert "does not provide the extra" not in done.stdout + done.stderr
+    script, named = action_step("Install", {"install": "no-such-package==1"})
+    refused_by_pip = run_step(script, {**env, **named}, tmp_path)
+    assert refused_by_pip.returncode != 0
+    assert "no-such-package==1" in refused_by_pip.stderr

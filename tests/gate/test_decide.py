@@ -8,63 +8,28 @@ from xml.etree import ElementTree
 import msgspec
 import numpy as np
 import pytest
+import scipy.stats
+from judged import CLASSES, evidence, gate, only
+from scripted import MACHINE
 
 from edgeseg.bench.memory import MemoryUse
-from edgeseg.bench.statistics import paired_ratio
-from edgeseg.errors import DataError, OutputError, UsageError
+from edgeseg.bench.noise import Disturbance, NoiseFinding, NoiseVerdict
+from edgeseg.bench.statistics import PairedRuns
+from edgeseg.errors import UsageError
 from edgeseg.gate import (
-    Baseline,
     GateInputs,
     GateResult,
     InconclusivePolicy,
     Outcome,
+    TimedFile,
     decide,
     parse_rules,
-    read_baseline,
-    write_baseline,
 )
 from edgeseg.gate.formats import to_json, to_junit, to_markdown
 from edgeseg.metrics.counts import CountSettings, ImageCounts
 from edgeseg.metrics.evidence import Evidence
 
-CLASSES = ("road", "tree", "pole")
 DOUBTFUL = 0.012  # with a spread of 0.06 over 60 images, a drop that may or may not be beyond 2 points
-
-
-def counts(errors: np.ndarray, seed: int = 0, rare: int = 0) -> ImageCounts:
-    """``errors``: (N, 3), share of each class's pixels that is predicted as the next class. ``rare``: images that show a pole
-    (0: all)."""
-    images = errors.shape[0]
-    size = np.random.default_rng(seed).integers(800, 1200, (images, 3))
-    if rare:
-        size[rare:, 2] = 0
-    wrong = (size * errors).round().astype(np.int64)
-    confusion = np.zeros((images, 3, 3), np.int64)
-    for c in range(3):
-        confusion[:, c, c] = size[:, c] - wrong[:, c]
-        confusion[:, c, (c + 1) % 2] += wrong[:, c]
-    zeros = np.zeros((images, 4, 3), np.int64)
-    names = tuple(f"image{i}" for i in range(images))
-    return ImageCounts(CountSettings(classes=CLASSES), names, confusion, zeros[:, :2], zeros, zeros[:, :2])
-
-
-def evidence(drop: float, *, spread: float = 0.02, images: int = 60, only: int | None = None, rare: int = 0) -> Evidence:
-    """A candidate with ``drop`` more errors (in all classes or one), scattered over images."""
-    rng = np.random.default_rng(1)
-    base = rng.uniform(0.05, 0.15, (images, 3))
-    change = np.clip(rng.normal(drop, spread, (images, 3)), -0.05, 0.8)
-    if only is not None:
-        change[:, [c for c in range(3) if c != only]] = 0.0
-    return Evidence.pair(counts(base, rare=rare), counts(base + change, rare=rare), resamples=500)
-
-
-def gate(*rules: str, **inputs) -> GateResult:
-    return decide(parse_rules(rules), GateInputs(**inputs), candidate="build/x", against="reference")
-
-
-def only(result: GateResult):
-    (finding,) = result.findings
-    return finding
 
 
 @pytest.mark.parametrize(
@@ -151,7 +116,7 @@ def test_too_few_images_are_inconclusive_however_bad():
 def ratio(factor: float, noise: float = 0.02, rounds: int = 40):
     rng = np.random.default_rng(0)
     base = 1e7 * rng.lognormal(0, 0.2, rounds)
-    return paired_ratio(base, base * factor * rng.lognormal(0, noise, rounds))
+    return PairedRuns(base, base * factor * rng.lognormal(0, noise, rounds))
 
 
 @pytest.mark.parametrize(
@@ -182,6 +147,83 @@ def test_sizes_and_memory_are_exact():
     assert outcomes == [Outcome.PASS, Outcome.FAIL, Outcome.PASS, Outcome.FAIL, Outcome.PASS]
 
 
+def test_fewer_rounds_than_twenty_decide_nothing_about_time():
+    finding = only(gate("latency:+5%", latency=ratio(3.0, rounds=19)))
+    assert (finding.outcome, finding.needed, finding.needed_what) == (Outcome.INCONCLUSIVE, 20, "rounds")
+    assert only(gate("latency:+5%", latency=ratio(3.0, rounds=20))).outcome is Outcome.FAIL
+
+
+def even(factor: float, rounds: int) -> PairedRuns:
+    """Ratios at evenly spaced quantiles of a lognormal distribution around ``factor``: the same figure however many there are."""
+    spread = scipy.stats.norm.ppf((np.arange(rounds) + 0.5) / rounds)
+    noise = np.exp(0.12 * np.random.default_rng(3).permutation(spread))
+    return PairedRuns(np.full(rounds, 1e7), 1e7 * factor * noise)
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("latency:+5%", 1.04), ("latency:+5%", 1.06), ("speedup:1.2x", 1 / 1.21)])
+def test_the_number_of_rounds_that_would_decide_decides(rule, factor):
+    finding = only(gate(rule, latency=even(factor, 60)))
+    assert (finding.outcome, finding.needed_what) == (Outcome.INCONCLUSIVE, "rounds")
+    outcomes = [only(gate(rule, latency=even(factor, round(share * finding.needed)))).outcome for share in (0.5, 2.0)]
+    assert outcomes[0] is Outcome.INCONCLUSIVE
+    assert outcomes[1] is (Outcome.FAIL if factor == 1.06 else Outcome.PASS)
+
+
+def test_needed_images_of_a_rare_class_are_those_that_show_it_often_enough():
+    """A pole is in 5 of 60 images: 120 images show it 10 times."""
+    found = evidence(0.5, only=2, rare=5)
+    finding = only(gate("class.pole:-4pt", evidence=found))
+    assert (finding.outcome, finding.needed) == (Outcome.INCONCLUSIVE, 120)
+    sides = [repeated(side, 2) for side in (found.reference, found.candidate)]
+    assert only(gate("class.pole:-4pt", evidence=Evidence.pair(*sides))).interval is not None
+
+
+def apart(errors: np.ndarray) -> ImageCounts:
+    """``errors`` (N, 3) as in ``counts``, in images of one size, and taken for a class that has no truth: the IoU of each class is
+    then 1 - its mean error, whatever becomes of the others."""
+    wrong = (100_000 * errors).round().astype(np.int64)
+    confusion = np.zeros((len(errors), 3, 4), np.int64)
+    confusion[:, range(3), range(3)] = 100_000 - wrong
+    confusion[:, :, 3] = wrong
+    zeros = np.zeros((len(errors), 4, 3), np.int64)
+    names = tuple(f"image{i}" for i in range(len(errors)))
+    return ImageCounts(CountSettings(classes=CLASSES), names, confusion, zeros[:, :2], zeros, zeros[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("scores", "fails"),
+    [
+        ((3.1, 2.6, 0.8), (True, True, False)),  # both beyond 2.39, the normal quantile of 2.5 % / 3
+        ((3.1, 2.32, 0.8), (True, True, False)),  # the second is judged among two: beyond 2.24
+        ((3.1, 2.32, 2.1), (True, True, True)),  # the last alone: beyond 1.96
+        ((3.1, 2.1, 2.1), (True, False, False)),
+        ((2.32, 2.1, 0.8), (False, False, False)),
+    ],
+)
+def test_rules_are_corrected_as_holm_says(scores, fails):
+    """Each class's change is ``score`` standard errors, of 400 images, beyond a limit of 0."""
+    noise = np.random.default_rng(0).normal(size=(400, 3))
+    noise = (noise - noise.mean(axis=0)) / noise.std(axis=0, ddof=1)
+    change = 0.02 * (noise + np.array(scores) / math.sqrt(400))
+    found = Evidence.pair(apart(np.full((400, 3), 0.3)), apart(0.3 + change), resamples=4000)
+    result = gate(*(f"class.{name}:0pt" for name in CLASSES), evidence=found)
+    assert tuple(finding.outcome is Outcome.FAIL for finding in result.findings) == fails
+
+
+def test_many_rules_together_fail_as_seldom_as_one_does():
+    """Every class is exactly at its limit; each rule on its own would fail some gates."""
+    rules = [f"class.{name}:0pt" for name in CLASSES]
+    rng = np.random.default_rng(11)
+    trials, together, alone = 400, 0, 0
+    for _ in range(trials):
+        sides = [apart(rng.uniform(0.05, 0.15, (40, 3))) for _ in range(2)]
+        found = Evidence.pair(*sides, resamples=400)
+        together += gate(*rules, evidence=found).outcome is Outcome.FAIL
+        alone += any(gate(rule, evidence=found).outcome is Outcome.FAIL for rule in rules)
+    assert together / trials <= 0.045  # 2.5 %, and two standard errors of 400 trials
+    assert alone / trials > 0.045
+
+
 @pytest.mark.parametrize("rule", ["miou:-1pt", "latency:+5%", "size:1MB", "memory:1MB", "boundary:-1pt"])
 def test_what_was_not_measured_is_never_a_pass(rule):
     with pytest.raises(UsageError, match="needs"):
@@ -193,6 +235,22 @@ def test_a_gate_needs_rules_and_classes_that_exist():
         gate()
     with pytest.raises(UsageError, match="road, tree, pole"):
         gate("class.rode:-1pt", evidence=evidence(0.0))
+
+
+def timed_file(quiet: bool) -> TimedFile:
+    found = NoiseFinding(kind=Disturbance.SPREAD, what="times spread by 30 %", advice="Close other programs.")
+    noise = NoiseVerdict(quiet=quiet, findings=() if quiet else (found,))
+    return TimedFile(name="x", runtime="onnxruntime 1", threads=1, median_ns=1e7, noise=noise)
+
+
+def test_what_disturbed_the_times_is_told_where_it_kept_them_from_being_judged():
+    loud = gate("latency:+5%", latency=ratio(1.05), machine=MACHINE, timed=(timed_file(False),))
+    assert loud.advice == ("x: times spread by 30 %. Close other programs.",)
+    assert loud.advice[0] in to_markdown(loud)
+    document = json.loads(to_json(loud))
+    assert document["machine"]["cpu"] == MACHINE.cpu
+    assert document["timed"][0]["noise"]["quiet"] is False
+    assert gate("latency:+5%", latency=ratio(1.0), timed=(timed_file(False),)).advice == ()
 
 
 def full_result() -> GateResult:
@@ -211,7 +269,7 @@ def test_json_has_a_schema_and_comes_back():
     result = full_result()
     assert msgspec.json.decode(msgspec.json.encode(result), type=GateResult) == result
     document = json.loads(to_json(result))
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert document["outcome"] == "fail"
     assert [entry["outcome"] for entry in document["findings"]] == ["inconclusive", "pass", "pass", "fail"]
     assert document["findings"][0]["rule"]["limit"] == -0.02
@@ -243,37 +301,6 @@ def test_markdown_shows_every_rule():
     assert text.startswith("### edgeseg gate: ❌ fail\n")
     assert text.count("\n| `") == 4
     assert "60 images, 40 rounds, 95% intervals" in text
-
-
-def baseline(found: Evidence) -> Baseline:
-    return Baseline(name="x", digest="sha256:0", file_bytes=10, counts=found.candidate.record(), miou=0.7, version="0.1.0")
-
-
-def test_a_baseline_pairs_image_by_image_with_a_later_run(tmp_path):
-    found = evidence(0.02)
-    path = tmp_path / "baseline.json"
-    write_baseline(path, baseline(found))
-    assert list(tmp_path.iterdir()) == [path]
-    stored = ImageCounts.of_record(read_baseline(path).counts)
-    same = only(gate("miou:-0.1pt", evidence=Evidence.pair(stored, found.candidate)))
-    assert same.outcome is Outcome.PASS
-    assert same.measured == 0.0
-    worse = only(gate("miou:-2pt", evidence=Evidence.pair(stored, evidence(0.1).candidate)))
-    assert worse.outcome is Outcome.FAIL
-
-
-def test_a_baseline_that_cannot_be_used_is_explained(tmp_path):
-    path = tmp_path / "baseline.json"
-    with pytest.raises(DataError, match="update-baseline"):
-        read_baseline(path)
-    path.write_text("{}")
-    with pytest.raises(DataError, match="not a baseline"):
-        read_baseline(path)
-    write_baseline(path, msgspec.structs.replace(baseline(evidence(0.0)), schema=99))
-    with pytest.raises(DataError, match="schema 99"):
-        read_baseline(path)
-    with pytest.raises(OutputError, match="Cannot write"):
-        write_baseline(tmp_path / "no" / "baseline.json", baseline(evidence(0.0)))
 
 
 def test_a_class_absent_everywhere_is_not_judged():
