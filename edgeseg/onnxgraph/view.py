@@ -127,7 +127,13 @@ class GraphView:
     def _types(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
         import onnx
 
-        graph = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
+        try:
+            graph = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
+        except onnx.shape_inference.InferenceError as error:
+            raise ModelError(
+                f"The graph's types and shapes contradict each other: {str(error).strip().splitlines()[0]}",
+                hint="Export the model again; onnx.checker.check_model(..., full_check=True) names what is wrong.",
+            ) from error
         known: dict[str, tuple[str, tuple[int, ...]]] = {}
         for item in (*graph.input, *graph.value_info, *graph.output):
             kind = item.type.tensor_type
@@ -183,12 +189,16 @@ class GraphView:
             return value.shape
         return self._types[name][1] if name in self._types else None
 
-    def is_float(self, name: str) -> bool:
-        """True for a float32 tensor, constant or not."""
+    def dtype(self, name: str) -> str:
+        """Element type as numpy calls it, of a constant or not; empty where nothing is known."""
         value = self.constant(name)
         if value is not None:
-            return value.dtype == np.float32
-        return name in self._types and self._types[name][0] == "float32"
+            return str(value.dtype)
+        return self._types[name][0] if name in self._types else ""
+
+    def is_float(self, name: str) -> bool:
+        """True for a float32 tensor, constant or not."""
+        return self.dtype(name) == "float32"
 
     def activations(self) -> tuple[str, ...]:
         """Float tensors that depend on the input, the graph's inputs included, in execution order."""
