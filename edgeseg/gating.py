@@ -14,7 +14,7 @@ from edgeseg.bench.result import BenchResult
 from edgeseg.benching import BenchOptions, bench_subjects
 from edgeseg.data.pairs import open_evaluation
 from edgeseg.drifting import DriftOptions, compare_steps
-from edgeseg.errors import UsageError
+from edgeseg.errors import EnvironmentLack, UsageError
 from edgeseg.gate.baseline import Baseline, read_baseline, write_baseline
 from edgeseg.gate.decide import GateInputs, decide
 from edgeseg.gate.rules import Rule, RuleKind, Unit, parse_rules
@@ -58,6 +58,7 @@ def gate(path: Path, rules: Sequence[str], options: GateOptions | None = None) -
     Raises:
         UsageError: no rule, a rule that cannot be read, or nothing to compare with.
         DataError: the baseline is missing or of other images.
+        EnvironmentLack: a rule of time, memory or size about an engine that could not be built here.
         EdgesegError: a file cannot be opened or run.
     """
     options = options or GateOptions()
@@ -65,6 +66,7 @@ def gate(path: Path, rules: Sequence[str], options: GateOptions | None = None) -
     subject = open_subject(path, options.spec, options.drift.load)
     baseline = read_baseline(options.baseline) if options.baseline is not None else None
     base = _base(subject, options, needed=_needs_base(parsed, baseline is not None))
+    _refuse_simulation(parsed, subject)
     timed = _measure(parsed, subject, base, options)
     inputs = GateInputs(
         evidence=_evidence(subject, base, baseline, options) if any(rule.kind.is_quality for rule in parsed) else None,
@@ -162,6 +164,16 @@ def _pass(steps: Sequence[Step], subject: Subject, options: GateOptions) -> tupl
         samples = samples.take(drift.limit)
     seen, _, _ = compare_steps(steps, samples, replace(drift, progress=options.progress))
     return seen.reference, seen.candidate
+
+
+def _refuse_simulation(rules: Sequence[Rule], subject: Subject) -> None:
+    """What ONNX Runtime makes of an engine's graph says nothing about the engine's time, memory and size."""
+    asked = [rule.text for rule in rules if not rule.kind.is_quality]
+    if subject.simulated and asked:
+        raise EnvironmentLack(
+            f"'{subject.path}' cannot be judged by {', '.join(asked)}: {subject.simulated}.",
+            hint="Build the engine on a machine with a GPU and judge it there; rules about quality can be judged in simulation.",
+        )
 
 
 def _measure(rules: Sequence[Rule], subject: Subject, base: Subject | None, options: GateOptions) -> BenchResult | None:

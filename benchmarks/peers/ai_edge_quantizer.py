@@ -1,4 +1,4 @@
-"""ai-edge-quantizer's default static INT8 recipe (float in and out), on the TFLite converter's float file (see tflite_converter.py).
+"""ai-edge-quantizer's default static INT8 recipe (float in and out), on the float file of tflite_converter.py.
 
 python ai_edge_quantizer.py quantize --float FILE --calibration FOLDER --out FOLDER
 """

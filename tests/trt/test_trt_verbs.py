@@ -15,6 +15,7 @@ from onnx_nets import filters, net, vector
 from edgeseg.artifact import load_artifact
 from edgeseg.cli.main import cli
 from edgeseg.data.embedded import embedded_root
+from edgeseg.errors import EnvironmentLack
 from edgeseg.trt.driver import look_around
 
 ROOT = embedded_root()
@@ -99,6 +100,32 @@ def test_a_verb_says_that_it_simulates(words: tuple[str, ...], artifact: Path) -
     done = edgeseg(words[0], artifact, *words[1:])
     assert done.exit_code in {0, 5}, f"{done.output}{done.exception}"
     assert "(simulation)" in done.output
+
+
+def test_bench_says_that_these_times_are_not_a_gpus(artifact: Path) -> None:
+    done = edgeseg("bench", artifact, "--rounds", "2", "--budget", "1")
+    assert "note: engine not built: " in done.output
+    assert "say nothing about a GPU" in done.output
+
+
+@pytest.mark.parametrize("rule", ["latency:+5%", "size:1.1x", "memory:500MB"])
+def test_a_rule_that_no_simulation_can_judge(rule: str, artifact: Path) -> None:
+    done = edgeseg("gate", artifact, "--rule", rule)
+    assert isinstance(done.exception, EnvironmentLack)
+    assert rule in done.exception.message
+    assert "engine not built: " in done.exception.message
+    assert done.exception.exit_code == 4
+
+
+def test_the_report_judges_the_simulation_and_times_nothing(artifact: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    done = edgeseg("report", artifact, "--html", page, "--limit", "6", "--budget", "1")
+    assert done.exit_code == 0, f"{done.output}{done.exception}"
+    text = page.read_text(encoding="utf-8")
+    assert "engine not built: " in text
+    assert "simulation on onnxruntime" in text
+    assert "<dt>time /" not in text
+    assert 'id="latency"' not in text
 
 
 @pytest.mark.parametrize("verb", ["inspect", "explain"])
