@@ -17,7 +17,10 @@ from edgeseg.errors import ModelError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["WEIGHTED", "GraphView", "attribute", "load_model", "node_label", "text_attribute"]
+__all__ = ["SIZE_KEY", "WEIGHTED", "GraphView", "attribute", "load_model", "node_label", "text_attribute"]
+
+SIZE_KEY = "edgeseg.usual-size"
+"""Metadata of a graph that takes images of several sizes: the one it was made for, as ``384x480``."""
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 """The operators whose multiply-adds count."""
@@ -143,20 +146,22 @@ class GraphView:
         return known
 
     @cached_property
-    def _one_image(self) -> GraphView:
-        """The graph itself; where its batch is dynamic, the same with a batch of one."""
+    def one_image(self) -> GraphView:
+        """The graph itself; where its batch or size is dynamic, the same with a batch of one and the size it was made for."""
         import onnx
 
-        batches = [item.type.tensor_type.shape.dim[:1] for item in self.model.graph.input if item.name in self.inputs]
-        if all(first.HasField("dim_value") for dims in batches for first in dims):
+        taken = [item.type.tensor_type.shape.dim for item in self.model.graph.input if item.name in self.inputs]
+        if all(dim.HasField("dim_value") for dims in taken for dim in dims):
             return self
+        usual = next((entry.value for entry in self.model.metadata_props if entry.key == SIZE_KEY), "")
+        lengths = {0: 1, **{place: int(length) for place, length in zip((2, 3), usual.split("x"), strict=False) if length}}
         copy = onnx.ModelProto()
         copy.CopyFrom(self.model)
         del copy.graph.value_info[:]
         for item in copy.graph.input:
-            for first in item.type.tensor_type.shape.dim[:1]:
-                if item.name in self.inputs:
-                    first.dim_value = 1
+            for place, dim in enumerate(item.type.tensor_type.shape.dim):
+                if item.name in self.inputs and not dim.HasField("dim_value") and place in lengths:
+                    dim.dim_value = lengths[place]
         for item in copy.graph.output:
             item.type.tensor_type.ClearField("shape")
         return GraphView(copy)
@@ -213,7 +218,7 @@ class GraphView:
         """
         if node.op_type not in WEIGHTED:
             return 0
-        result, data, weights = (self._one_image.shape(name) for name in (node.output[0], node.input[0], node.input[1]))
+        result, data, weights = (self.one_image.shape(name) for name in (node.output[0], node.input[0], node.input[1]))
         if result is None or data is None or weights is None or min((*result, *data, *weights), default=1) < 0:
             raise ModelError(
                 f"The shapes around {node_label(node)} are not static.", hint="Export the model with a fixed input size."

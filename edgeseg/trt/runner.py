@@ -89,6 +89,8 @@ class EngineRunner:
         if len(inputs) != 1 or len(outputs) != 1:
             raise ValueError(f"the engine has inputs {inputs} and outputs {outputs}; one of each is needed")
         declared = tuple(engine.get_tensor_shape(inputs[0]))
+        if -1 in declared[1:]:  # any size in a range: the usual one, which the images are prepared for
+            declared = (declared[0], *tuple(engine.get_tensor_profile_shape(inputs[0], 0)[1])[1:])
         if not batch:
             batch = declared[0] if declared[0] != -1 else engine.get_tensor_profile_shape(inputs[0], 0)[0][0]
         if declared[0] not in (-1, batch):

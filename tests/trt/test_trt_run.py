@@ -288,6 +288,17 @@ def test_without_a_batch_the_fewest_images_the_engine_takes(
 
 
 @pytest.mark.parametrize("where", ["machine", "here"])
+def test_an_engine_for_any_size_runs_at_the_usual_one(
+    where: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EDGESEG_FAKE_TRT_ANY_SIZE", "1")
+    with open_tensorrt(request.getfixturevalue(where), options=EngineOptions(memory="ctypes")) as session:
+        assert session.info.inputs[0].shape == (1, 3, 4, 4)
+    asked = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
+    assert ["set_input_shape", "input", "(1, 3, 4, 4)"] in asked
+
+
+@pytest.mark.parametrize("where", ["machine", "here"])
 def test_an_engine_that_tensorrt_refuses(where: str, request: pytest.FixtureRequest) -> None:
     engine = request.getfixturevalue(where)
     engine.write_bytes(b"of another version")

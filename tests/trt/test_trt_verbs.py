@@ -141,8 +141,23 @@ def test_batches_that_make_no_sense(batch: str, tmp_path: Path) -> None:
     assert not (tmp_path / "artifact").exists()
 
 
+@pytest.mark.parametrize("size", ["64", "64x64", "64x64,32x32", "axb,cxd", "256x256,512x512", "0x8,512x512"])
+def test_sizes_that_make_no_sense(size: str, tmp_path: Path) -> None:
+    done = edgeseg(*compile_words(tmp_path, "--trt-size", size))
+    assert done.exit_code != 0
+    assert not isinstance(done.exception, AssertionError)
+    assert not (tmp_path / "artifact").exists()
+
+
 def test_the_options_have_a_heading_of_their_own() -> None:
     plain, grouped = edgeseg("compile", "--help").output.split("TensorRT engines:")
     assert "--trt-" not in plain
-    for flag in ("--allow-unbuilt", "--trt-batch", "--trt-workspace", "--trt-timing-cache", "--trt-version-compatible"):
+    for flag in (
+        "--allow-unbuilt",
+        "--trt-batch",
+        "--trt-size",
+        "--trt-workspace",
+        "--trt-timing-cache",
+        "--trt-version-compatible",
+    ):
         assert flag in grouped
