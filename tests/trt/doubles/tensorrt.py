@@ -222,7 +222,7 @@ class ICudaEngine:
     def get_tensor_profile_shape(self, name, index):
         least = int(os.environ.get("EDGESEG_FAKE_TRT_BATCH", "1"))
         lengths = (2, 4, 8) if os.environ.get("EDGESEG_FAKE_TRT_ANY_SIZE") else (4, 4, 4)
-        return [(batch, 3, size, size) for batch, size in zip((least, 16, 16), lengths)]
+        return [(batch, 3, size, size) for batch, size in zip((least, 16, 16), lengths, strict=True)]
 
 
 @_only
