@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -227,9 +228,10 @@ def call(python: Path, script: str, *arguments: object, limit: float, log: Path)
         raise PeerError(f"not finished after {limit:.0f} s") from error
     log.write_text(done.stdout + done.stderr)
     if done.returncode:
-        lines = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        said = [line for line in lines if "Error" in line or "ERROR" in line] or lines or ["nothing"]
-        raise PeerError(f"exit code {done.returncode}: {said[-1][:300]}")
+        lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+        said = raised or [line for line in lines if "error" in line.lower()] or lines or ["nothing"]
+        raise PeerError(f"exit code {done.returncode}: {said[-1][-300:]}")
     return done.stdout
 
 

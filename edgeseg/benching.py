@@ -189,5 +189,11 @@ def _profiled(result: BenchResult, entries: Sequence[Entry], threads: int) -> Be
 
 
 def _notes(entries: Sequence[Entry]) -> tuple[str, ...]:
-    """What was not fed as an application would feed it."""
-    return tuple(f"{entry.name} was fed {entry.feeding.text}" for entry in entries if entry.feeding.text.startswith("noise"))
+    """What was not fed as an application would feed it, and what did not run where it is meant to."""
+    fed = [f"{entry.name} was fed {entry.feeding.text}" for entry in entries if entry.feeding.text.startswith("noise")]
+    simulated = [
+        f"{entry.simulated}: the times of {entry.name} are those of another runtime and say nothing about a GPU"
+        for entry in entries
+        if entry.simulated
+    ]
+    return (*fed, *simulated)

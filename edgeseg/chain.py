@@ -256,6 +256,22 @@ class _AnyBatch:
 
 
 @dataclass(frozen=True)
+class _AnySize:
+    options: ChainOptions
+    name: str = "size"
+    takes: Format | None = Format.ONNX
+    gives: Format = Format.ONNX
+
+    def run(self, graph: Graph | None, work: Path) -> Outcome:
+        del work  # the files to ship are rewritten where they are
+        from edgeseg.stages.build_engine import any_size_stage
+
+        assert graph is not None
+        assert self.options.engine.sizes is not None
+        return any_size_stage(graph, _precision(self.options.target), self.options.engine.sizes)
+
+
+@dataclass(frozen=True)
 class _BuildEngine:
     """Gives the graph it takes where this machine can build no engine; ``build_engine.engine_status`` says so."""
 
@@ -322,7 +338,8 @@ class _Head:
 def build_chain(options: ChainOptions) -> list[Stage]:
     """The stages for ``options.target``, in order."""
     stages: list[Stage] = [_Export(options), _Simplify(options)]
-    build: list[Stage] = [*([_AnyBatch(options)] if options.engine.dynamic else []), _BuildEngine(options)]
+    free: list[Stage] = [_AnyBatch(options)] if options.engine.dynamic else []
+    build: list[Stage] = [*free, *([_AnySize(options)] if options.engine.sizes else []), _BuildEngine(options)]
     match options.target:
         case Target.ONNX_FP32:
             pass

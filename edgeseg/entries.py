@@ -68,6 +68,7 @@ class Entry:
     Attributes:
         file: the file that ships.
         optional: one way among several to run a model, which may be impossible here: it is left out with the reason.
+        simulated: why another runtime runs it than the one it is meant for, or empty.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Entry:
     open: Callable[[int], Session]
     feeding: Feeding
     optional: bool = False
+    simulated: str = ""
 
 
 def subject_or_bare(path: Path, spec: ModelSpec | Path | None, options: EntryOptions) -> Subject | Untold:
@@ -142,7 +144,7 @@ def entries_of(things: Sequence[Subject | Untold], options: EntryOptions) -> tup
 
 def _of_subject(subject: Subject, name: str, feeding: Feeding, options: EntryOptions) -> Iterator[Entry]:
     file = subject.artifact.model_path if subject.artifact else subject.path
-    entry = Entry(name, subject.path, file, subject.open, feeding)
+    entry = Entry(name, subject.path, file, subject.open, feeding, simulated=subject.simulated)
     if not subject.is_model:
         yield _placed(entry, subject, options)
         return

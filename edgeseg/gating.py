@@ -16,7 +16,7 @@ from edgeseg.bench.result import BenchResult
 from edgeseg.benching import BenchOptions, bench_subjects
 from edgeseg.data.pairs import EvaluationSet, open_evaluation
 from edgeseg.drifting import DriftOptions, compare_steps
-from edgeseg.errors import SpecError, UsageError
+from edgeseg.errors import EnvironmentLack, SpecError, UsageError
 from edgeseg.gate.baseline import Baseline, Witnessed, counts_for, read_baseline, write_baseline
 from edgeseg.gate.decide import GateInputs, check_classes, decide
 from edgeseg.gate.rules import Rule, RuleKind, Unit, parse_rules
@@ -72,6 +72,7 @@ def gate(path: Path, rules: Sequence[str], options: GateOptions | None = None) -
     Raises:
         UsageError: no rule, a rule that cannot be read, or nothing to compare with.
         DataError: the baseline is missing, or of other classes or images; told before anything is measured.
+        EnvironmentLack: a rule of time, memory or size about an engine that could not be built here.
         EdgesegError: a file cannot be opened or run.
     """
     return judge(path, rules, options).result
@@ -90,6 +91,7 @@ def judge(path: Path, rules: Sequence[str], options: GateOptions | None = None) 
     check_classes(parsed, subject.spec.classes.names)
     baseline = read_baseline(options.baseline) if options.baseline is not None else None
     base = _base(subject, options, needed=_needs_base(parsed, baseline is not None))
+    _refuse_simulation(parsed, subject)
     quality = any(rule.kind.is_quality for rule in parsed)
     samples = _samples(subject, options) if quality else None
     before = None
@@ -246,6 +248,16 @@ def _timed(run: BenchResult) -> tuple[TimedFile, ...]:
         )
         for one in run.candidates
     )
+
+
+def _refuse_simulation(rules: Sequence[Rule], subject: Subject) -> None:
+    """What ONNX Runtime makes of an engine's graph says nothing about the engine's time, memory and size."""
+    asked = [rule.text for rule in rules if not rule.kind.is_quality]
+    if subject.simulated and asked:
+        raise EnvironmentLack(
+            f"'{subject.path}' cannot be judged by {', '.join(asked)}: {subject.simulated}.",
+            hint="Build the engine on a machine with a GPU and judge it there; rules about quality can be judged in simulation.",
+        )
 
 
 def _measure(rules: Sequence[Rule], subject: Subject, base: Subject | None, options: GateOptions) -> BenchResult | None:

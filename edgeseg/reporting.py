@@ -118,7 +118,11 @@ def _check(comparisons: Sequence[Comparison]) -> None:
 def _bench(comparisons: Sequence[Comparison], options: ReportOptions) -> BenchReport | None:
     if options.bench is None:
         return None
-    subjects = [comparisons[0].reference, *(comparison.subject for comparison in comparisons)]
+    # The time of a simulation would stand beside times that mean something.
+    timed = [comparison.subject for comparison in comparisons if not comparison.subject.simulated]
+    if not timed:
+        return None
+    subjects = [comparisons[0].reference, *timed]
     entry = replace(options.bench.entry, load=options.drift.load)
     return bench_subjects(subjects, replace(options.bench, entry=entry, progress=options.progress))
 
@@ -131,6 +135,8 @@ def _section(
     file = subject.artifact.model_path if subject.artifact is not None else subject.path
     evidence = Evidence.pair(seen.reference, seen.candidate, resamples=options.drift.resamples, seed=options.drift.seed)
     run = bench.runs[0] if bench is not None else None
+    if subject.simulated:
+        run = None
     verdict = decide(
         parse_rules(options.rules),
         GateInputs(
@@ -154,6 +160,7 @@ def _section(
         pictures=_pictures(comparison, report, evidence, options),
         int8_share=int8.mac_share if int8 is not None else None,
         search=_search(subject.artifact) if subject.artifact is not None else None,
+        simulated=subject.simulated,
     )
 
 

@@ -38,7 +38,9 @@ class LoadOptions:
 class Subject:
     """``open(threads)`` gives a Session. ``base``: the folder that relative paths of ``spec`` refer to. ``is_model``: a trained
     model; of anything else ``open`` can be pickled. ``plain``: as ``open``, on the runtime's own operators one by one, without
-    delegate or fusions; None where there is no such difference. ``pixels``: a foreign file that takes raw pixels."""
+    delegate or fusions; None where there is no such difference. ``pixels``: a foreign file that takes raw pixels. ``simulated``:
+    why the file that runs is not the one meant to ship ("engine not built: no CUDA driver"): what it predicts says something, its
+    time and memory say nothing; empty for all others."""
 
     name: str
     path: Path
@@ -49,6 +51,7 @@ class Subject:
     is_model: bool = False
     plain: Callable[[int], Session] | None = None
     pixels: bool = False
+    simulated: str = ""
 
 
 def resolve_spec(model_path: Path, spec: ModelSpec | Path | None) -> tuple[ModelSpec, Path]:
@@ -102,6 +105,7 @@ def _artifact_subject(artifact: Artifact, spec: ModelSpec | Path | None) -> Subj
         partial(_open_graph, graph),
         artifact,
         plain=None if graph.format is Format.ENGINE else partial(_open_graph, graph, plain=True),
+        simulated=manifest.status,
     )
 
 

@@ -27,7 +27,7 @@ RANDOM_IMAGES = 4
 
 
 class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``file`` with ``spec``, or ``network`` with ``size`` (height, width)."""
+    """``file`` with ``spec``, or ``network`` with ``size`` (height, width). Images, masks and regions: a folder or a glob."""
 
     name: str
     calibration: str
@@ -37,6 +37,8 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     size: tuple[int, int] = (0, 0)
     images: str = ""
     masks: str = ""
+    regions: str = ""
+    calibration_regions: str = ""
 
     @property
     def folder(self) -> str:
@@ -78,7 +80,7 @@ def prepare(case: Case, suite: Path, folder: Path, *, images: int, progress: Cal
     work.mkdir(parents=True)
     progress(f"{case.name}: preparing")
     try:
-        spec, notes = _files(case, suite, work, images)
+        spec, notes = _quantized(case, suite, work, images)
         prepared = Prepared(case=case, spec=spec, notes=notes, seconds=round(time.monotonic() - started, 1))
     except (EdgesegError, ModuleNotFoundError) as error:
         prepared = Prepared(case=case, failed=str(error))
@@ -86,7 +88,7 @@ def prepare(case: Case, suite: Path, folder: Path, *, images: int, progress: Cal
     return prepared
 
 
-def _files(case: Case, suite: Path, work: Path, images: int) -> tuple[ModelSpec, tuple[str, ...]]:
+def _quantized(case: Case, suite: Path, work: Path, images: int) -> tuple[ModelSpec, tuple[str, ...]]:
     root = data_root()
     spec = load_spec(suite.parent / case.spec) if case.file else _random_spec(case)
     source = root / case.file if case.file else _random_network(case, work)
@@ -94,7 +96,8 @@ def _files(case: Case, suite: Path, work: Path, images: int) -> tuple[ModelSpec,
     shutil.copyfile(source, work / f"model{source.suffix}") if case.file else None
     graph = simplify(export_onnx(model, spec, work / "export.onnx", opset=OPSET).graph, work / "float.onnx").graph
     count = images if case.file else min(images, RANDOM_IMAGES)
-    calibration = open_calibration(spec, root, images=[str(root / case.calibration)], count=count)
+    around = str(root / case.calibration_regions) if case.calibration_regions else None
+    calibration = open_calibration(spec, root, images=[str(root / case.calibration)], regions=around, count=count)
     int8, floats = work / "int8", work / "float"
     int8.mkdir()
     floats.mkdir()
@@ -103,17 +106,24 @@ def _files(case: Case, suite: Path, work: Path, images: int) -> tuple[ModelSpec,
     for name in ("export.onnx", "float.onnx", "int8/opset17.onnx"):
         (work / name).unlink()
     if case.images:
-        _copy_pairs(root / case.images, root / case.masks, work / "val")
-    _copy_pairs(root / case.calibration, None, work / "probe", limit=1)
+        _copy(root, work / "val", images=case.images, masks=case.masks, regions=case.regions)
+    _copy(root, work / "probe", limit=1, images=case.calibration, regions=case.calibration_regions)
     return spec, notes
 
 
-def _copy_pairs(images: Path, masks: Path | None, folder: Path, limit: int | None = None) -> None:
-    for name, source in (("images", images), ("masks", masks)):
-        if source is not None:
+def _copy(root: Path, folder: Path, limit: int | None = None, **sources: str) -> None:
+    """Copy the files of each source that is told into the folder of its name."""
+    for name, source in sources.items():
+        if source:
             (folder / name).mkdir(parents=True)
-            for path in islice(sorted(source.iterdir()), limit):
+            for path in islice(_files(root, source), limit):
                 shutil.copyfile(path, folder / name / path.name)
+
+
+def _files(root: Path, source: str) -> list[Path]:
+    """The files of a folder, or those that a pattern names."""
+    found = (root / source).iterdir() if (root / source).is_dir() else root.glob(source)
+    return sorted(path for path in found if path.is_file())
 
 
 def _random_spec(case: Case) -> ModelSpec:

@@ -195,14 +195,20 @@ def _measure(
 
 
 def _probe(work: Path, spec: ModelSpec) -> ModelInput:
-    return next(iter(open_calibration(spec, work, images=[str(work / "probe" / "images")], count=1)))
+    probe = work / "probe"
+    return next(iter(open_calibration(spec, work, images=[str(probe / "images")], regions=_regions(probe), count=1)))
+
+
+def _regions(folder: Path) -> str | None:
+    return str(folder / "regions") if (folder / "regions").is_dir() else None
 
 
 def _drifts(work: Path, spec: ModelSpec, plan: Plan, engines: Engines | None) -> Iterator[Drift]:
     """mIoU of each file against fp32 of the same runtime; without engines, their ONNX files simulated on the CPU."""
     if not (work / "val").is_dir():
         return
-    samples = open_evaluation(spec, work, images=str(work / "val" / "images"), masks=str(work / "val" / "masks"))
+    val = work / "val"
+    samples = open_evaluation(spec, work, images=str(val / "images"), masks=str(val / "masks"), regions=_regions(val))
     samples = samples if plan.images is None else samples.take(plan.images)
     for precision in (Precision.FP16, Precision.INT8):
         with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""ai-edge-quantizer's default static INT8 recipe (float in and out), on onnx2tf's float file.
+"""ai-edge-quantizer's default static INT8 recipe (float in and out), on the float file of tflite_converter.py.
 
 python ai_edge_quantizer.py quantize --float FILE --calibration FOLDER --out FOLDER
 """
@@ -13,7 +13,6 @@ sys.path.pop(0)
 import argparse
 import json
 import shutil
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,12 +34,10 @@ def main() -> None:
     shutil.copyfile(asked.source, source)
     name = next(iter(Interpreter(str(source)).get_signature_list()[SIGNATURE]["inputs"]))
 
-    def images() -> Iterator[dict[str, np.ndarray]]:
-        for path in sorted(asked.calibration.glob("*.npy")):
-            yield {name: np.load(path).transpose(0, 2, 3, 1)}
-
+    # A list: it goes through the images once to count them.
+    images = [{name: np.load(path).transpose(0, 2, 3, 1)} for path in sorted(asked.calibration.glob("*.npy"))]
     work = quantizer.Quantizer(str(source), recipe.static_wi8_ai8())
-    work.quantize(work.calibrate({SIGNATURE: images()})).export_model(str(asked.out / "int8.tflite"), overwrite=True)
+    work.quantize(work.calibrate({SIGNATURE: images})).export_model(str(asked.out / "int8.tflite"), overwrite=True)
     versions = {package: version(package) for package in ("ai-edge-quantizer", "ai-edge-litert")}
     (asked.out / "versions.json").write_text(json.dumps(versions))
 

@@ -17,16 +17,21 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 
 class Reader(CalibrationDataReader):
+    """What the strided calibrators ask for too: a length, and a part of the images."""
+
     def __init__(self, folder: Path, name: str) -> None:
-        self.count = len(list(folder.glob("*.npy")))
-        self.paths = iter(sorted(folder.glob("*.npy")))
+        self.paths = sorted(folder.glob("*.npy"))
+        self.left = iter(self.paths)
         self.name = name
 
-    def __len__(self) -> int:  # the strided calibrators ask
-        return self.count
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self.left = iter(self.paths[start_index:end_index])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        path = next(self.paths, None)
+        path = next(self.left, None)
         return None if path is None else {self.name: np.load(path)}
 
 
@@ -40,17 +45,18 @@ def main() -> None:
     ready, float_file, int8 = (asked.out / name for name in ("prepared.onnx", "float.onnx", "int8.onnx"))
     float_file.write_bytes(asked.onnx.read_bytes())
     quant_pre_process(str(asked.onnx), str(ready), skip_symbolic_shape=True)
-    name = onnx.load(str(ready)).graph.input[0].name
+    reader = Reader(asked.calibration, onnx.load(str(ready)).graph.input[0].name)
     quantize_static(
         str(ready),
         str(int8),
-        Reader(asked.calibration, name),
+        reader,
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         activation_type=QuantType.QInt8,
         weight_type=QuantType.QInt8,
-        # Without this the ranges of all images are kept in memory at once; the ranges themselves are the same.
-        extra_options={"CalibStridedMinMax": 10},
+        # Without this the ranges of all images are kept in memory at once; the ranges themselves are the same. It must divide
+        # their number.
+        extra_options={"CalibStridedMinMax": max(step for step in range(1, 11) if len(reader) % step == 0)},
     )
     (asked.out / "versions.json").write_text(json.dumps({"onnxruntime": onnxruntime.__version__, "onnx": onnx.__version__}))
 

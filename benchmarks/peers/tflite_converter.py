@@ -2,7 +2,8 @@
 
     python tflite_converter.py quantize --onnx MODEL --calibration FOLDER --out FOLDER
 
-``float.tflite`` in the same folder is onnx2tf's float file, from which ai_edge_quantizer.py starts.
+``float.tflite`` in the same folder is the float file of the same SavedModel, from which ai_edge_quantizer.py starts: it needs a
+signature, which onnx2tf's own float file lacks.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def main() -> None:
         not_use_onnxsim=True,  # the file is simplified already
         verbosity="error",
     )
-    shutil.copyfile(next(Path("saved").glob("*_float32.tflite")), "float.tflite")
+    Path("float.tflite").write_bytes(tf.lite.TFLiteConverter.from_saved_model("saved").convert())
 
     def calibration() -> Iterator[list[np.ndarray]]:
         for path in images:

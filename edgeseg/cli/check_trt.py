@@ -29,7 +29,7 @@ class CheckedRule(msgspec.Struct, frozen=True, kw_only=True):
     type=click.IntRange(13),
     default=17,
     show_default=True,
-    help="Newest opset of the TensorRT meant: 17 for 8.5 and 8.6, 20 for 10.",
+    help="Newest opset of the TensorRT meant: 17 for 8.6, 20 for 10.",
 )
 @click.option("--strict", is_flag=True, help="Exit code 3 also for findings that only cost speed or accuracy.")
 @json_option

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,10 @@ _OPTIONS = (
         help="Images a run: one number, or least,usual,most (1,4,16) for an ONNX file with a dynamic batch and a profile.",
     ),
     click.option(
+        "--trt-size",
+        help="Least and largest height x width (256x320,768x960) around the model's own, for a fully convolutional network.",
+    ),
+    click.option(
         "--trt-workspace", type=click.IntRange(1), default=2048, show_default=True, help="Device memory of a kernel, MiB."
     ),
     click.option("--trt-level", type=click.IntRange(0, 5), help="Optimisation level. [default: TensorRT's own]"),
@@ -65,6 +70,7 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
     def with_engine(
         *,
         trt_batch: str,
+        trt_size: str | None,
         trt_workspace: int,
         trt_level: int | None,
         trt_timing_cache: Path | None,
@@ -86,6 +92,7 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
             tf32=trt_tf32,
             external_tactics=trt_external_tactics,
             batch=_batch(trt_batch),
+            sizes=None if trt_size is None else _sizes(trt_size),
             time_limit_s=seconds(trt_time_limit, "--trt-time-limit"),
         )
         command(engine=engine, **others)
@@ -107,3 +114,13 @@ def _batch(text: str) -> tuple[int, int, int]:
         case [least, usual, most]:
             return least, usual, most
     raise click.BadParameter(f"'{text}' is not a batch; write 4, or least,usual,most as 1,4,16.", param_hint="--trt-batch")
+
+
+def _sizes(text: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    found = re.fullmatch(r"(\d+)x(\d+),(\d+)x(\d+)", text)
+    if found is None:
+        raise click.BadParameter(
+            f"'{text}' is not two sizes; write least,most as height x width: 256x320,768x960.", param_hint="--trt-size"
+        )
+    least_height, least_width, most_height, most_width = map(int, found.groups())
+    return (least_height, least_width), (most_height, most_width)

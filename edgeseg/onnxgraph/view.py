@@ -17,7 +17,10 @@ from edgeseg.errors import ModelError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["WEIGHTED", "GraphView", "attribute", "load_model", "node_label", "text_attribute"]
+__all__ = ["SIZE_KEY", "WEIGHTED", "GraphView", "attribute", "load_model", "node_label", "text_attribute"]
+
+SIZE_KEY = "edgeseg.usual-size"
+"""Metadata of a graph that takes images of several sizes: the one it was made for, as ``384x480``."""
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 """The operators whose multiply-adds count."""
@@ -127,7 +130,13 @@ class GraphView:
     def _types(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
         import onnx
 
-        graph = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
+        try:
+            graph = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
+        except onnx.shape_inference.InferenceError as error:
+            raise ModelError(
+                f"The graph's types and shapes contradict each other: {str(error).strip().splitlines()[0]}",
+                hint="Export the model again; onnx.checker.check_model(..., full_check=True) names what is wrong.",
+            ) from error
         known: dict[str, tuple[str, tuple[int, ...]]] = {}
         for item in (*graph.input, *graph.value_info, *graph.output):
             kind = item.type.tensor_type
@@ -137,20 +146,22 @@ class GraphView:
         return known
 
     @cached_property
-    def _one_image(self) -> GraphView:
-        """The graph itself; where its batch is dynamic, the same with a batch of one."""
+    def one_image(self) -> GraphView:
+        """The graph itself; where its batch or size is dynamic, the same with a batch of one and the size it was made for."""
         import onnx
 
-        batches = [item.type.tensor_type.shape.dim[:1] for item in self.model.graph.input if item.name in self.inputs]
-        if all(first.HasField("dim_value") for dims in batches for first in dims):
+        taken = [item.type.tensor_type.shape.dim for item in self.model.graph.input if item.name in self.inputs]
+        if all(dim.HasField("dim_value") for dims in taken for dim in dims):
             return self
+        usual = next((entry.value for entry in self.model.metadata_props if entry.key == SIZE_KEY), "")
+        lengths = {0: 1, **{place: int(length) for place, length in zip((2, 3), usual.split("x"), strict=False) if length}}
         copy = onnx.ModelProto()
         copy.CopyFrom(self.model)
         del copy.graph.value_info[:]
         for item in copy.graph.input:
-            for first in item.type.tensor_type.shape.dim[:1]:
-                if item.name in self.inputs:
-                    first.dim_value = 1
+            for place, dim in enumerate(item.type.tensor_type.shape.dim):
+                if item.name in self.inputs and not dim.HasField("dim_value") and place in lengths:
+                    dim.dim_value = lengths[place]
         for item in copy.graph.output:
             item.type.tensor_type.ClearField("shape")
         return GraphView(copy)
@@ -183,12 +194,16 @@ class GraphView:
             return value.shape
         return self._types[name][1] if name in self._types else None
 
-    def is_float(self, name: str) -> bool:
-        """True for a float32 tensor, constant or not."""
+    def dtype(self, name: str) -> str:
+        """Element type as numpy calls it, of a constant or not; empty where nothing is known."""
         value = self.constant(name)
         if value is not None:
-            return value.dtype == np.float32
-        return name in self._types and self._types[name][0] == "float32"
+            return str(value.dtype)
+        return self._types[name][0] if name in self._types else ""
+
+    def is_float(self, name: str) -> bool:
+        """True for a float32 tensor, constant or not."""
+        return self.dtype(name) == "float32"
 
     def activations(self) -> tuple[str, ...]:
         """Float tensors that depend on the input, the graph's inputs included, in execution order."""
@@ -203,7 +218,7 @@ class GraphView:
         """
         if node.op_type not in WEIGHTED:
             return 0
-        result, data, weights = (self._one_image.shape(name) for name in (node.output[0], node.input[0], node.input[1]))
+        result, data, weights = (self.one_image.shape(name) for name in (node.output[0], node.input[0], node.input[1]))
         if result is None or data is None or weights is None or min((*result, *data, *weights), default=1) < 0:
             raise ModelError(
                 f"The shapes around {node_label(node)} are not static.", hint="Export the model with a fixed input size."

@@ -59,7 +59,8 @@ class SearchFront:
 
 @dataclass(frozen=True)
 class TargetSection:
-    """Everything about one file. ``int8_share``: of the multiply-adds, 0..1; None where unknown, as is ``search``."""
+    """Everything about one file. ``int8_share``: of the multiply-adds, 0..1; None where unknown, as is ``search``. ``simulated``:
+    why another runtime ran it ("engine not built: no CUDA driver"), or empty."""
 
     name: str
     file: str
@@ -69,6 +70,7 @@ class TargetSection:
     pictures: Sequence[Picture]
     int8_share: float | None = None
     search: SearchFront | None = None
+    simulated: str = ""
 
 
 @dataclass(frozen=True)

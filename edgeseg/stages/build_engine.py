@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from edgeseg.artifact import StageRecord
+from edgeseg.errors import UsageError
 from edgeseg.graph import Format, Graph
 from edgeseg.onnxgraph.view import load_model
 from edgeseg.pipeline import Outcome
@@ -18,8 +19,17 @@ from edgeseg.trt.driver import Environment, look_around
 from edgeseg.trt.inspector import EngineReport, report_engine
 from edgeseg.trt.opset import with_batch
 from edgeseg.trt.portable import HALF_SUFFIX, write_kit
+from edgeseg.trt.sizes import usual_shape, with_sizes
 
-__all__ = ["EngineDocument", "Precision", "any_batch_stage", "build_engine_stage", "engine_status", "onnx_files"]
+__all__ = [
+    "EngineDocument",
+    "Precision",
+    "any_batch_stage",
+    "any_size_stage",
+    "build_engine_stage",
+    "engine_status",
+    "onnx_files",
+]
 
 _STAGE = "build"
 _UNBUILT = "engine not built: "
@@ -72,15 +82,15 @@ def build_engine_stage(
     ship = graph.path.parent
     planned = work / "quantization.json"
     plan = read_plan(planned) if precision is Precision.INT8 and planned.is_file() else None
-    source = load_model(ship / precision.weak_file).graph.input[0]
+    weak = load_model(ship / precision.weak_file)
     write_kit(
         ship,
         precision.weak_file,
         precision.value,
         plan,
         settings=settings,
-        tensor=source.name,
-        shape=tuple(dim.dim_value for dim in source.type.tensor_type.shape.dim),
+        tensor=weak.graph.input[0].name,
+        shape=usual_shape(weak),
     )
     around = environment or look_around()
     if around.driver is None or around.tensorrt is None:
@@ -117,6 +127,35 @@ def any_batch_stage(graph: Graph, precision: Precision) -> Outcome:
     )
 
 
+def any_size_stage(graph: Graph, precision: Precision, sizes: tuple[tuple[int, int], tuple[int, int]]) -> Outcome:
+    """Free height and width of the ONNX files to ship, in place: what an engine for a range of sizes is built from.
+
+    Args:
+        sizes: least and largest height and width.
+
+    Raises:
+        UsageError: the graph's own size is not between them.
+        StageError: the graph cannot take them.
+    """
+    ship = graph.path.parent
+    usual = usual_shape(load_model(graph.path))[2:]
+    if not all(low <= own <= high for low, own, high in zip(sizes[0], usual, sizes[1], strict=True)):
+        raise UsageError(
+            f"The model's own size, {usual[0]}x{usual[1]}, is not between the least and the largest.",
+            hint="Give sizes around it: it is what the engine is tuned for.",
+        )
+    for name in sorted({precision.weak_file, precision.typed_file}):
+        model = with_sizes(load_model(ship / name), sizes, stage="size")
+        (ship / name).write_bytes(model.SerializeToString())
+    return Outcome(
+        Graph.of(graph.path, Format.ONNX, pixels=graph.pixels),
+        (
+            f"images of {sizes[0][0]}x{sizes[0][1]} to {sizes[1][0]}x{sizes[1][1]}: at both ends the maps grow as the image does, "
+            f"at {usual[0]}x{usual[1]} the numbers are the same (simulation)",
+        ),
+    )
+
+
 def engine_status(stages: Sequence[StageRecord]) -> str:
     """ "engine not built: no CUDA driver", say; empty where the engine was built or none was asked for."""
     return next((note for stage in stages for note in stage.notes if note.startswith(_UNBUILT)), "")
@@ -129,9 +168,9 @@ def onnx_files(ship: Path, precision: Precision, work: Path, settings: BuildSett
         StageError: the graph cannot run several images at once.
     """
     weak, typed = ship / precision.weak_file, ship / precision.typed_file
-    source = load_model(weak).graph.input[0]
-    shape = tuple(dim.dim_value for dim in source.type.tensor_type.shape.dim)
-    if settings.dynamic:
+    model = load_model(weak)
+    source, shape = model.graph.input[0], usual_shape(model)
+    if settings.dynamic and source.type.tensor_type.shape.dim[0].HasField("dim_value"):
         folder = work / "dynamic"
         folder.mkdir(exist_ok=True)
         for path in {weak, typed}:

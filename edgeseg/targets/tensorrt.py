@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg.errors import ModelError, SpecError
+from edgeseg.errors import EnvironmentLack, ModelError, SpecError
 from edgeseg.session import Float32, ModelInput, SessionInfo, TensorInfo
 from edgeseg.spec import Layout
 from edgeseg.tensor_io import input_array, logits_array
@@ -138,7 +138,7 @@ def open_tensorrt(path: Path, *, pixels: bool = False, options: EngineOptions | 
         pixels: the engine takes raw pixels (normalisation inside it), not normalised values.
 
     Raises:
-        EnvironmentLack: no CUDA driver, no GPU, or no tensorrt.
+        EnvironmentLack: no CUDA driver, no such GPU, or no tensorrt.
         ModelError: TensorRT refuses the engine (another version, another GPU), or it is not a segmentation model's.
     """
     options = options or EngineOptions()
@@ -148,6 +148,9 @@ def open_tensorrt(path: Path, *, pixels: bool = False, options: EngineOptions | 
     if around.driver is None or around.tensorrt is None:
         assert around.lack is not None
         raise around.lack
+    count = len(around.driver.gpus)
+    if not 0 <= options.device < count:
+        raise EnvironmentLack(f"There is no GPU {options.device}; this machine has {count}.", hint="Count from 0.")
     python = around.tensorrt
     engine: _Engine = _Here(path, options) if python.is_this_one else _Elsewhere(path, options, python)
     source, result = engine.tensors
@@ -163,10 +166,10 @@ def open_tensorrt(path: Path, *, pixels: bool = False, options: EngineOptions | 
 
 
 def _refused(path: Path, reason: str) -> ModelError:
-    return ModelError(
-        f"TensorRT does not run {path}: {reason}",
-        hint="An engine runs on the kind of GPU and the TensorRT version it was built with; build it here.",
-    )
+    hint = "An engine runs on the kind of GPU and the TensorRT version it was built with; build it here."
+    if "memory" in reason.lower():
+        hint = "End other programs on the GPU, or run a smaller batch."
+    return ModelError(f"TensorRT does not run {path}: {reason}", hint=hint)
 
 
 class _Here:
@@ -183,7 +186,8 @@ class _Here:
         memory = None
         try:
             memory = open_memory(options.memory, options.device, LIBRARY)  # its GPU is the one the engine loads on
-            engine = load_engine(tensorrt, path.read_bytes(), make_logger(tensorrt, said.append))
+            with memory.current():
+                engine = load_engine(tensorrt, path.read_bytes(), make_logger(tensorrt, said.append))
             self._runner: EngineRunner = EngineRunner(
                 tensorrt, engine, memory, options.batch, options.graph, stream=options.stream
             )

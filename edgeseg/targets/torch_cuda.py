@@ -61,7 +61,14 @@ class TorchCudaSession:
         self._output: torch.Tensor | None = None
         self._recorded: torch.cuda.CUDAGraph | None = None
         if options.graph:
-            self._record()
+            with self._here():
+                self._record()
+
+    def _here(self) -> torch.cuda.device:
+        """Streams, events and graphs belong to the GPU that is current where they are made: this session's, not the thread's."""
+        import torch
+
+        return torch.cuda.device(self._options.device)
 
     def _record(self) -> None:
         import torch
@@ -105,13 +112,14 @@ class TorchCudaSession:
                 hint="Correct 'shape' under [input] in edgeseg.toml.",
             )
         self._input.copy_(torch.from_numpy(np.ascontiguousarray(x.values)))
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(self._options.device)
 
     def invoke(self) -> None:
         import torch
 
-        self._launch()
-        torch.cuda.synchronize()
+        with self._here():
+            self._launch()
+        torch.cuda.synchronize(self._options.device)
 
     def fetch(self) -> Float32:
         if self._output is None:
@@ -126,14 +134,15 @@ class TorchCudaSession:
         """Milliseconds of each of ``runs`` runs by CUDA events: the GPU's time for a whole batch."""
         import torch
 
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         taken = []
-        for _ in range(runs):
-            begin.record()
-            self._launch()
-            end.record()
-            end.synchronize()
-            taken.append(float(begin.elapsed_time(end)))
+        with self._here():
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            for _ in range(runs):
+                begin.record()
+                self._launch()
+                end.record()
+                end.synchronize()
+                taken.append(float(begin.elapsed_time(end)))
         return tuple(taken)
 
     def close(self) -> None:
@@ -151,7 +160,7 @@ def open_torch_cuda(model: Model, spec: ModelSpec, options: CudaOptions | None =
     """Open the trained model on a GPU.
 
     Raises:
-        EnvironmentLack: PyTorch finds no GPU.
+        EnvironmentLack: PyTorch finds no GPU, or none of that index.
         ModelError: the model does not run there.
         SpecError: the model refuses the input that the spec describes.
     """
@@ -162,6 +171,11 @@ def open_torch_cuda(model: Model, spec: ModelSpec, options: CudaOptions | None =
         why = "is built without CUDA" if torch.version.cuda is None else "finds no GPU"
         raise EnvironmentLack(
             f"PyTorch {torch.__version__} {why}.", hint="Install a CUDA build of PyTorch on a machine with an NVIDIA GPU."
+        )
+    if not 0 <= options.device < torch.cuda.device_count():
+        raise EnvironmentLack(
+            f"There is no GPU {options.device}; PyTorch sees {torch.cuda.device_count()}.",
+            hint="Count from 0: --device cuda:0.",
         )
     module, output_shape = reference_module(model, spec)
     dtype = {CudaMode.FP16: torch.float16, CudaMode.COMPILE: torch.float16, CudaMode.BF16: torch.bfloat16}.get(

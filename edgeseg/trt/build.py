@@ -34,6 +34,7 @@ class BuildSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         tf32: allow float32 matrix products at 10 bits of significand. Off: float32 means float32.
         external_tactics: also try the kernels of cuBLAS and cuDNN (TensorRT up to 10), which must then be installed.
         batch: least, usual and largest number of images a run. Not all 1: the ONNX files must have a dynamic batch.
+        sizes: least and largest height and width; the usual ones are the graph's. None: no others. The ONNX files must take them.
         time_limit_s: of the build, seconds.
     """
 
@@ -45,6 +46,7 @@ class BuildSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     tf32: bool = False
     external_tactics: bool = False
     batch: tuple[int, int, int] = (1, 1, 1)
+    sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
     time_limit_s: float = 1800.0
 
     def __post_init__(self) -> None:
@@ -53,6 +55,13 @@ class BuildSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise UsageError(
                 f"The batch sizes {self.batch} do not rise from 1.", hint="Give least, usual and largest, as 1,1,16."
             )
+        if self.sizes is not None:
+            lowest, highest = self.sizes
+            if min(lowest) < 1 or any(low > high for low, high in zip(lowest, highest, strict=True)):
+                raise UsageError(
+                    f"The sizes {_by(lowest)} and {_by(highest)} do not rise from 1x1.",
+                    hint="Give least and largest height x width, as 256x320,768x960.",
+                )
         if self.level is not None and not 0 <= self.level <= 5:
             raise UsageError(f"The optimisation level is {self.level}.", hint="It must be 0 to 5.")
         if self.workspace_mib < 1:
@@ -61,6 +70,15 @@ class BuildSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     @property
     def dynamic(self) -> bool:
         return self.batch != (1, 1, 1)
+
+    def shapes(self, usual: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """Least, usual and largest shape of an input of shape ``usual``; its batch does not count.
+
+        >>> BuildSettings(batch=(1, 4, 16), sizes=((64, 64), (256, 512))).shapes((1, 3, 128, 256))
+        ((1, 3, 64, 64), (4, 3, 128, 256), (16, 3, 256, 512))
+        """
+        sizes = (self.sizes[0], usual[2:], self.sizes[1]) if self.sizes else (usual[2:],) * 3
+        return tuple((batch, usual[1], *size) for batch, size in zip(self.batch, sizes, strict=True))
 
     @property
     def text(self) -> str:
@@ -74,6 +92,7 @@ class BuildSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         return "; ".join(
             [
                 f"batch {','.join(map(str, self.batch))}",
+                *([] if self.sizes is None else [f"sizes {','.join(map(_by, self.sizes))}"]),
                 f"workspace {self.workspace_mib} MiB",
                 *([] if self.level is None else [f"level {self.level}"]),
                 *(name.replace("_", " ") for name in flags if getattr(self, name)),
@@ -81,9 +100,14 @@ class BuildSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         )
 
 
+def _by(size: tuple[int, int]) -> str:
+    return "x".join(map(str, size))
+
+
 @dataclass(frozen=True)
 class OnnxFiles:
-    """One network twice: for versions with precision flags (8.x), and with its types written out (10 and later)."""
+    """One network twice: for versions with precision flags (8.x), and with its types written out (10 and later). ``input_shape``:
+    the usual one."""
 
     weak: Path
     typed: Path
@@ -223,9 +247,9 @@ def _cache_file(folder: Path | None, version: str, gpu: str) -> Path | None:
 
 
 def _profiles(files: OnnxFiles, settings: BuildSettings) -> dict[str, list[tuple[int, ...]]]:
-    if not settings.dynamic:
+    if not settings.dynamic and settings.sizes is None:
         return {}
-    return {files.input_name: [(batch, *files.input_shape[1:]) for batch in settings.batch]}
+    return {files.input_name: list(settings.shapes(files.input_shape))}
 
 
 def _run(command: list[str], log: Path, limit_s: float) -> int:

@@ -1,5 +1,8 @@
 """Device memory, streams, events and graphs of one GPU, in its primary context, which torch and TensorRT share.
 
+The context is current only inside ``current()``: the caller's thread keeps its own GPU, and sessions on several GPUs can be used in
+turn and closed in any order.
+
 Everything can be had from the driver's own library through ctypes. Where pycuda or cuda-python is installed, memory comes from
 them; handles are the same in all three, so streams, events and graphs stay here.
 
@@ -8,19 +11,24 @@ Standard library only (see ``worker``), Python 3.8 and later.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import importlib.util
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from typing import Protocol
 
     class DeviceMemory(Protocol):
-        """What running an engine needs from CUDA. Addresses and handles are integers, sizes bytes, copies asynchronous."""
+        """What running an engine needs from CUDA. Addresses and handles are integers, sizes bytes, copies asynchronous. Everything
+        but ``close`` is called inside ``current()``."""
 
         kind: str
+
+        def current(self) -> AbstractContextManager[None]: ...
 
         def allocate(self, size: int) -> int: ...
 
@@ -92,7 +100,7 @@ def _installed(module: str) -> bool:
 
 
 class _CtypesMemory:
-    """The driver API through ctypes. The primary context is retained and current until ``close``."""
+    """The driver API through ctypes. The primary context is retained until ``close``."""
 
     kind = "ctypes"
 
@@ -105,17 +113,27 @@ class _CtypesMemory:
         self._call("cuInit", ctypes.c_uint(0))
         self._device = ctypes.c_int()
         self._call("cuDeviceGet", ctypes.byref(self._device), ctypes.c_int(device))
-        context = self._handle("cuDevicePrimaryCtxRetain", self._device)
-        self._undo.append(lambda: self._call("cuDevicePrimaryCtxRelease_v2", self._device))
-        self._call("cuCtxPushCurrent_v2", ctypes.c_void_p(context))
-        self._undo.append(self._pop)
-        self._setup()
+        self._context = self._handle("cuDevicePrimaryCtxRetain", self._device)
+        try:
+            self._setup()
+        except BaseException:
+            self._release()
+            raise
 
     def _setup(self) -> None:
-        """For the kinds that bring their own allocator; the primary context is current."""
+        """For the kinds that bring their own allocator."""
 
-    def _pop(self) -> None:
-        self._handle("cuCtxPopCurrent_v2")
+    def _release(self) -> None:
+        self._call("cuDevicePrimaryCtxRelease_v2", self._device)
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the GPU's primary context the thread's, and give the thread back its own."""
+        self._call("cuCtxPushCurrent_v2", ctypes.c_void_p(self._context))
+        try:
+            yield
+        finally:
+            self._handle("cuCtxPopCurrent_v2")
 
     def _call(self, name: str, *arguments: object) -> None:
         function = getattr(self._cuda, name)
@@ -196,8 +214,13 @@ class _CtypesMemory:
 
     def close(self) -> None:
         """Give everything back in the reverse order of taking it."""
-        while self._undo:
-            self._undo.pop()()
+        if not self._context:
+            return
+        with self.current():
+            while self._undo:
+                self._undo.pop()()
+        self._context = 0
+        self._release()
 
 
 class _PycudaMemory(_CtypesMemory):
@@ -208,9 +231,16 @@ class _PycudaMemory(_CtypesMemory):
     def _setup(self) -> None:
         self._driver = importlib.import_module("pycuda.driver")
         self._driver.init()
-        context = self._driver.Device(self._device.value).retain_primary_context()
-        context.push()
-        self._undo.append(context.pop)
+        self._own = self._driver.Device(self._device.value).retain_primary_context()
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """By pycuda, which must know which context is current."""
+        self._own.push()
+        try:
+            yield
+        finally:
+            self._own.pop()
 
     def allocate(self, size: int) -> int:
         memory = self._driver.mem_alloc(size)

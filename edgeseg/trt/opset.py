@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
-__all__ = ["HALF_OPSET", "WEAK_OPSET", "at_opset", "with_batch"]
+__all__ = ["HALF_OPSET", "LEAST_DB", "WEAK_OPSET", "as_written", "at_opset", "decibel", "with_batch"]
 
 WEAK_OPSET = 17
 """The newest that TensorRT 8.5 and 8.6 read; 10 and 11 read it as well."""
@@ -36,9 +36,26 @@ def at_opset(model: onnx.ModelProto, version: int, *, stage: str) -> onnx.ModelP
     import onnx
 
     copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    if GraphView(copy).opset == version:
+    if GraphView(model).opset == version:
+        copy.CopyFrom(model)
         return copy
+    try:
+        return _converted(_without_newer(model, version), version)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StageError(
+            f"the graph has opset {GraphView(model).opset} and cannot be written in {version}: {reason}",
+            hint=f"Export it with opset {version}.",
+            stage=stage,
+        ) from error
+
+
+def _converted(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    """A copy by ONNX's converter, past what it stumbles over."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
     for node in copy.graph.node:
         # Written by PyTorch with its default, for which opset 17 has no attribute; the converter would keep it.
         if node.op_type.startswith("Reduce") and not attribute(node, "noop_with_empty_axes", 0):
@@ -48,28 +65,43 @@ def at_opset(model: onnx.ModelProto, version: int, *, stage: str) -> onnx.ModelP
     view = GraphView(model)
     aside = [node for node in copy.graph.node if node.op_type == "Pad" and len(node.input) < 4]
     aside += [node for node in copy.graph.node if node.op_type == "Split" and _with_lengths(view, copy, node)]
-    try:
-        # Opset 18 gave these kinds what they do not use here; the converter knows no way back, but leaves other domains be.
-        for node in aside:
-            node.domain = _SET_ASIDE
-        if aside:
-            copy.opset_import.append(onnx.helper.make_opsetid(_SET_ASIDE, 1))
-        converted = onnx.version_converter.convert_version(copy, version)
-        for node in converted.graph.node:
-            if node.domain == _SET_ASIDE:
-                node.domain = ""
-        used = [imported for imported in converted.opset_import if imported.domain != _SET_ASIDE]
-        del converted.opset_import[:]
-        converted.opset_import.extend(used)
-        onnx.checker.check_model(converted, full_check=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise StageError(
-            f"the graph has opset {GraphView(copy).opset} and cannot be written in {version}: {reason}",
-            hint=f"Export it with opset {version}.",
-            stage=stage,
-        ) from error
+    # Opset 18 gave these kinds what they do not use here; the converter knows no way back, but leaves other domains be.
+    for node in aside:
+        node.domain = _SET_ASIDE
+    if aside:
+        copy.opset_import.append(onnx.helper.make_opsetid(_SET_ASIDE, 1))
+    converted = onnx.version_converter.convert_version(copy, version)
+    for node in converted.graph.node:
+        if node.domain == _SET_ASIDE:
+            node.domain = ""
+    used = [imported for imported in converted.opset_import if imported.domain != _SET_ASIDE]
+    del converted.opset_import[:]
+    converted.opset_import.extend(used)
+    onnx.checker.check_model(converted, full_check=True)
     return converted
+
+
+def _without_newer(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    """Operators that came after ``version`` and are functions of older ones (Mish, GroupNormalization), written as these."""
+    import onnx
+    import onnx.inliner
+
+    present = GraphView(model).opset
+    newer = {
+        node.op_type
+        for node in model.graph.node
+        if node.domain == "" and onnx.defs.has(node.op_type, present, "") and not onnx.defs.has(node.op_type, version, "")
+    }
+    schemas = {kind: onnx.defs.get_schema(kind, present, "") for kind in newer}
+    wanted = [("", kind) for kind, one in schemas.items() if one.has_function or one.has_context_dependent_function]
+    if not wanted:
+        return model
+    # Functions that depend on their inputs' types are only found where these are told, those of constants too.
+    inferred = onnx.shape_inference.infer_shapes(model)
+    inferred.graph.value_info.extend(
+        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in inferred.graph.initializer
+    )
+    return onnx.inliner.inline_selected_functions(inferred, sorted(wanted), inline_schema_functions=True)
 
 
 def _with_lengths(view: GraphView, model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
@@ -167,7 +199,7 @@ _PROVED = (2, 3)
 """Images a run with which a graph for any batch is proved."""
 
 
-_LEAST_DB = {False: 50.0, True: 25.0}
+LEAST_DB = {False: 50.0, True: 25.0}
 """Between images in one run and one by one, without and with pairs: sums in another order turn some roundings to int8 over."""
 
 
@@ -176,14 +208,14 @@ def _prove(single: onnx.ModelProto, several: onnx.ModelProto, stage: str) -> Non
     source = single.graph.input[0]
     shape = tuple(dim.dim_value for dim in source.type.tensor_type.shape.dim)
     images = np.random.default_rng(0).normal(0, 1, (max(_PROVED), *shape[1:])).astype(np.float32)
-    least = _LEAST_DB[any(node.op_type == "QuantizeLinear" for node in single.graph.node)]
+    least = LEAST_DB[any(node.op_type == "QuantizeLinear" for node in single.graph.node)]
     reason = ""
     try:
-        one, many = _as_written(single), _as_written(several)
+        one, many = as_written(single), as_written(several)
         wanted = np.concatenate([one.run(None, {source.name: image[None]})[0] for image in images])
         for count in _PROVED:
             got = many.run(None, {source.name: images[:count]})[0]
-            if got.shape != (count, *wanted.shape[1:]) or _decibel(wanted[:count], got) < least:
+            if got.shape != (count, *wanted.shape[1:]) or decibel(wanted[:count], got) < least:
                 reason = f"{count} images together give another result than one by one"
     except Exception as error:  # noqa: BLE001 - onnxruntime raises classes of its own
         reason = str(error).strip().splitlines()[0]
@@ -195,8 +227,8 @@ def _prove(single: onnx.ModelProto, several: onnx.ModelProto, stage: str) -> Non
         )
 
 
-def _decibel(wanted: Float32, got: Float32) -> float:
-    """Signal over difference, each as a power."""
+def decibel(wanted: Float32, got: Float32) -> float:
+    """Signal over difference, each as a power; 999 where there is none."""
     difference = float(np.sum(np.square(got.astype(np.float64) - wanted)))
     return (
         999.0
@@ -205,7 +237,7 @@ def _decibel(wanted: Float32, got: Float32) -> float:
     )
 
 
-def _as_written(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+def as_written(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     """Without onnxruntime's graph optimizations, which may differ between a static and a dynamic batch."""
     import onnxruntime
 

@@ -43,7 +43,7 @@ def trtexec_lines(
     """Major version to the command that builds the same engine with NVIDIA's own tool (8: 8.6).
 
     Args:
-        tensor, shape: of the input, for a dynamic batch.
+        tensor, shape: of the input, for a dynamic batch or size.
 
     >>> trtexec_lines("model.qdq.onnx", "int8")["11"]
     'trtexec --onnx=model.qdq.fp16.onnx --noTF32 --memPoolSize=workspace:2048 --saveEngine=model.engine'
@@ -61,9 +61,9 @@ def trtexec_lines(
         words.append("--hardwareCompatibilityLevel=ampere+")
     if settings.timing_cache is not None:
         words.append("--timingCacheFile=timing.cache")
-    if settings.dynamic:
-        for flag, batch in zip(("minShapes", "optShapes", "maxShapes"), settings.batch, strict=True):
-            words.append(f"--{flag}={shlex.quote(tensor)}:{'x'.join(map(str, (batch, *shape[1:])))}")
+    if settings.dynamic or settings.sizes is not None:
+        for flag, lengths in zip(("minShapes", "optShapes", "maxShapes"), settings.shapes(shape), strict=True):
+            words.append(f"--{flag}={shlex.quote(tensor)}:{'x'.join(map(str, lengths))}")
     rest = " ".join([*words, "--saveEngine=model.engine"])
     return {
         "8": f"trtexec --onnx={weak}{flags} {rest}",
@@ -88,7 +88,8 @@ def write_kit(
     """
     settings = settings or BuildSettings()
     script = folder / "build_engine.py"
-    script.write_text(_with_defaults(Path(__file__).with_name("standalone.py").read_text("utf-8"), settings), encoding="utf-8")
+    text = Path(__file__).with_name("standalone.py").read_text("utf-8")
+    script.write_text(_with_defaults(text, settings, shape), encoding="utf-8")
     commands = folder / "trtexec.txt"
     lines = trtexec_lines(weak, precision, settings=settings, tensor=tensor, shape=shape)
     text = "".join(f"# TensorRT {major}\n{line}\n" for major, line in lines.items())
@@ -102,11 +103,12 @@ def write_kit(
     return tuple(written)
 
 
-def _with_defaults(script: str, settings: BuildSettings) -> str:
+def _with_defaults(script: str, settings: BuildSettings, shape: tuple[int, ...]) -> str:
     """The script with these settings in place of its own, which stand in lines ``NAME = value``."""
     defaults = {
         "WORKSPACE_MIB": settings.workspace_mib,
         "BATCH": settings.batch,
+        "SIZES": tuple(one[2:] for one in settings.shapes(shape)) if settings.sizes else None,
         "LEVEL": settings.level,
         "VERSION_COMPATIBLE": settings.version_compatible,
         "HARDWARE_COMPATIBLE": settings.hardware_compatible,

@@ -72,6 +72,11 @@ class EngineRunner:
     ) -> None:
         self._memory = memory
         self._engine = engine
+        with memory.current():
+            self._prepare(trt, engine, batch, graph, stream)
+
+    def _prepare(self, trt: ModuleType, engine: tensorrt.ICudaEngine, batch: int, graph: bool, stream: int) -> None:
+        memory = self._memory
         self._context = engine.create_execution_context()
         if self._context is None:
             raise RuntimeError("TensorRT made no execution context: device memory is short")
@@ -84,6 +89,8 @@ class EngineRunner:
         if len(inputs) != 1 or len(outputs) != 1:
             raise ValueError(f"the engine has inputs {inputs} and outputs {outputs}; one of each is needed")
         declared = tuple(engine.get_tensor_shape(inputs[0]))
+        if -1 in declared[1:]:  # any size in a range: the usual one, which the images are prepared for
+            declared = (declared[0], *tuple(engine.get_tensor_profile_shape(inputs[0], 0)[1])[1:])
         if not batch:
             batch = declared[0] if declared[0] != -1 else engine.get_tensor_profile_shape(inputs[0], 0)[0][0]
         if declared[0] not in (-1, batch):
@@ -123,11 +130,11 @@ class EngineRunner:
         if flat.nbytes != self.input.size:
             raise ValueError(f"the input has {flat.nbytes} bytes, the engine takes {self.input.size}")
         ctypes.memmove(self.input.host, flat.tobytes(), self.input.size)
-        self._memory.to_device(self.input.device, self.input.host, self.input.size, self._stream)
-        self._memory.synchronize(self._stream)
+        with self._memory.current():
+            self._memory.to_device(self.input.device, self.input.host, self.input.size, self._stream)
+            self._memory.synchronize(self._stream)
 
-    def launch(self) -> None:
-        """Put one run into the stream."""
+    def _launch(self) -> None:
         if self._graph:
             self._memory.launch(self._graph, self._stream)
         else:
@@ -135,29 +142,33 @@ class EngineRunner:
 
     def execute(self) -> None:
         """One run, waited for."""
-        self.launch()
-        self._memory.synchronize(self._stream)
+        with self._memory.current():
+            self._launch()
+            self._memory.synchronize(self._stream)
 
     def read(self, target: bytearray | memoryview) -> None:
         """Copy the output into a writable buffer of ``output.size`` bytes."""
-        self._memory.to_host(self.output.host, self.output.device, self.output.size, self._stream)
-        self._memory.synchronize(self._stream)
+        with self._memory.current():
+            self._memory.to_host(self.output.host, self.output.device, self.output.size, self._stream)
+            self._memory.synchronize(self._stream)
         memoryview(target).cast("B")[:] = ctypes.string_at(self.output.host, self.output.size)
 
     def time(self, runs: int) -> list[float]:
         """Milliseconds of each of ``runs`` runs between two CUDA events: the device's time, without the host's."""
-        self._events = self._events or (self._memory.create_event(), self._memory.create_event())
-        begin, end = self._events
         taken = []
-        for _ in range(runs):
-            self._memory.record(begin, self._stream)
-            self.launch()
-            self._memory.record(end, self._stream)
-            taken.append(self._memory.elapsed_ms(begin, end))
+        with self._memory.current():
+            self._events = self._events or (self._memory.create_event(), self._memory.create_event())
+            begin, end = self._events
+            for _ in range(runs):
+                self._memory.record(begin, self._stream)
+                self._launch()
+                self._memory.record(end, self._stream)
+                taken.append(self._memory.elapsed_ms(begin, end))
         return taken
 
     def close(self) -> None:
         """Give everything back, the context before the memory it uses."""
-        self._context = None
-        self._engine = None
+        with self._memory.current():
+            self._context = None
+            self._engine = None
         self._memory.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 WORKSPACE_MIB = 2048
 BATCH = (1, 1, 1)
+SIZES = None
 LEVEL = None
 VERSION_COMPATIBLE = False
 HARDWARE_COMPATIBLE = False
@@ -64,9 +65,12 @@ def main() -> None:
     if given.level is not None and hasattr(config, "builder_optimization_level"):
         config.builder_optimization_level = given.level
     source_tensor = network.get_input(0)
-    if source_tensor.shape[0] == -1:
+    declared = tuple(source_tensor.shape)
+    if -1 in declared:
         profile = builder.create_optimization_profile()
-        profile.set_shape(source_tensor.name, *((count, *tuple(source_tensor.shape)[1:]) for count in given.batch))
+        counts = given.batch if declared[0] == -1 else declared[:1] * 3
+        sizes = SIZES or (declared[2:],) * 3
+        profile.set_shape(source_tensor.name, *((counts[i], declared[1], *sizes[i]) for i in range(3)))
         config.add_optimization_profile(profile)
     kept = given.timing_cache
     if kept is not None:

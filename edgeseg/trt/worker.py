@@ -311,7 +311,8 @@ class Server:
         # This file is run as a script: Python looks for modules in its folder first.
         memories, runners = import_module("memory"), import_module("runner")
         memory = memories.open_memory(request["memory"], request["device"])  # its GPU is the one the engine loads on
-        engine = load_engine(self._trt, Path(request["engine"]).read_bytes(), self._logger)
+        with memory.current():
+            engine = load_engine(self._trt, Path(request["engine"]).read_bytes(), self._logger)
         self._runner = runner = runners.EngineRunner(self._trt, engine, memory, request["batch"], request["graph"])
         size = runner.input.size + runner.output.size
         with Path(request["shared"]).open("r+b") as stream:

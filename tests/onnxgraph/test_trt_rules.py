@@ -29,6 +29,10 @@ WEIGHTS = "wq = QuantizeLinear<axis=0>(w, ws, wz) wd = DequantizeLinear<axis=0>(
 GOOD = f"{INPUT} {WEIGHTS} y = Conv(xd, wd, b)"
 CONV = GOOD.replace("y =", "c =")
 OUTPUT = "cq = QuantizeLinear(c, s, z) cd = DequantizeLinear(cq, s, z)"
+INDICES = {"zero": np.zeros(1, np.int64), "one": np.ones(1, np.int64)}
+SCATTERED = {"at": np.zeros((1, 4), np.int64), "n": vector(1)}
+STORED = {"w": filters(8, 3).astype(np.int8)}
+RESIZED = {"roi": np.array([0, 0, 0, 0, 1, 1, 1, 1], np.float32), "f": np.array([1, 1, 2, 2], np.float32)}
 
 
 def rules(model: onnx.ModelProto, **kwargs: int) -> list[Rule]:
@@ -80,11 +84,82 @@ def test_a_good_file_has_no_findings() -> None:
         ),
         (Rule.RESIDUAL, f"{CONV} e = ReduceMean(x) y = Add(c, e)", {}),
         (Rule.INTEGER_OPERATOR, f"{GOOD} i = ConvInteger(xq, wq)", {}),
+        (Rule.UNKNOWN_OPERATOR, f"{GOOD} i = Det(x)", {}),
+        (Rule.OPERATOR_FORM, f"{GOOD} m = MaxPool<kernel_shape=[2,2], dilations=[2,2]>(x)", {}),
+        (Rule.OPERATOR_FORM, f"{GOOD} m, i = MaxPool<kernel_shape=[2,2]>(x)", {}),
+        (Rule.OPERATOR_FORM, f"{GOOD} m = Resize<coordinate_transformation_mode=\"tf_crop_and_resize\">(x, roi, f)", RESIZED),
+        (
+            Rule.OPERATOR_FORM,
+            f"{GOOD} m = Resize<coordinate_transformation_mode=\"tf_half_pixel_for_nn\", nearest_mode=\"floor\">(x, roi, f)",
+            RESIZED,
+        ),
+        (Rule.OPERATOR_FORM, f"{GOOD} l, m, i = LayerNormalization(x, g)", {"g": vector(16)}),
+        (Rule.OPERATOR_FORM, f"{GOOD} a = Neg(one) m = Slice(x, zero, one, a)", INDICES),
+        (Rule.OPERATOR_FORM, f"{GOOD} t, i = TopK<sorted=0>(x, one)", INDICES),
+        (Rule.OPERATOR_FORM, f"{GOOD} m = Einsum<equation=\"...ij->...ji\">(x)", {}),
+        (Rule.OPERATOR_FORM, f"{GOOD} m = ScatterND<reduction=\"add\">(x, at, n)", SCATTERED),
+        (Rule.OPERATOR_FORM, f"{GOOD} i = Constant<value_ints=[1, 2]>() m = Reshape(x, i)", {}),
+        (Rule.ZERO_POINT, GOOD.replace("DequantizeLinear(xq, s, z)", "DequantizeLinear(xq, s)"), {}),
+        (Rule.ZERO_POINT, GOOD, {"wz": np.zeros(4, np.int8)}),
+        (Rule.SCALE, GOOD, {"ws": np.full(4, 0.01, np.float32), "wz": np.zeros(4, np.int8)}),
+        (Rule.UNSAID_AXIS, GOOD.replace("<axis=0>", ""), {"ws": np.full(3, 0.01, np.float32), "wz": np.zeros(3, np.int8)}),
+        (
+            Rule.WEIGHT_DETOUR,
+            f"{INPUT} {WEIGHTS} t = Transpose<perm=[0,1,3,2]>(wd) y = Conv(xd, t, b)",
+            {},
+        ),
+        (Rule.HALF_PAIR, f"{INPUT} wd = DequantizeLinear<axis=0>(w, ws, wz) y = Conv(xd, wd, b)", STORED),
         (Rule.NOTHING_QUANTIZED, "y = Conv(x, w, b)", {}),
     ],
 )  # fmt: skip
 def test_a_broken_rule_is_named(rule: Rule, body: str, changed: dict[str, np.ndarray]) -> None:
     assert rule in rules(net(body, PAIRS | changed))
+
+
+def test_forms_that_the_parser_reads_are_not_named() -> None:
+    body = (
+        f"{GOOD} p = MaxPool<kernel_shape=[2,2], dilations=[1,1]>(x) q = AveragePool<kernel_shape=[2,2]>(x)"
+        ' r = Resize<mode="cubic">(x, roi, f) l = LayerNormalization(x, g) m = Slice(x, zero, one, one) t, i = TopK(x, one)'
+        ' e = Einsum<equation="nchw->nhwc">(x)'
+    )
+    assert rules(net(body, PAIRS | RESIZED | INDICES | {"g": vector(16)})) == []
+
+
+def newer(kind: str, *names: str, opset: int = 18, **attributes: object) -> onnx.ModelProto:
+    """The good file in a newer opset, with one more operator."""
+    model = net(GOOD, PAIRS | RESIZED)
+    model.opset_import[0].version = opset
+    model.graph.node.append(helper.make_node(kind, names, ["extra"], **attributes))
+    return model
+
+
+def test_operators_that_only_newer_versions_have() -> None:
+    model = newer("Mish", "x")
+    assert Rule.UNKNOWN_OPERATOR in rules(model)
+    assert rules(model, max_opset=20) == []
+
+
+def test_forms_of_newer_opsets() -> None:
+    for change in ({"antialias": 1}, {"keep_aspect_ratio_policy": "not_larger"}):
+        assert rules(newer("Resize", "x", "roi", "f", **change), max_opset=20) == [Rule.OPERATOR_FORM]
+    assert rules(newer("Resize", "x", "roi", "f"), max_opset=20) == []
+
+
+@pytest.mark.parametrize("kind", ["UINT16", "STRING", "COMPLEX64"])
+def test_an_input_of_a_type_that_tensorrt_does_not_have(kind: str) -> None:
+    model = net(GOOD, PAIRS)
+    model.graph.input.append(helper.make_tensor_value_info("extra", getattr(onnx.TensorProto, kind), [1]))
+    assert rules(model) == [Rule.TENSOR_TYPE]
+
+
+def test_a_scale_of_another_type_than_the_data() -> None:
+    model = net(GOOD, PAIRS)
+    model.opset_import[0].version = 23  # the first in which ONNX allows it
+    half = numpy_helper.from_array(np.float16(0.02), "half")
+    model.graph.initializer.append(half)
+    for node in model.graph.node[:2]:
+        node.input[1] = "half"
+    assert Rule.SCALE in rules(model, max_opset=23)
 
 
 def test_a_quantized_transposed_convolution() -> None:
@@ -228,7 +303,9 @@ def test_graphs_inside_nodes_are_checked() -> None:
     model = net(GOOD, PAIRS)
     model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
     model.graph.node.append(helper.make_node("If", ["yes"], ["i"], then_branch=inner, else_branch=inner))
-    assert {(finding.rule, finding.node) for finding in check_trt(model)} == {(Rule.ZERO_POINT, "DequantizeLinear 'inside'")}
+    assert {(finding.rule, finding.node) for finding in check_trt(model)} == {
+        (rule, "DequantizeLinear 'inside'") for rule in (Rule.ZERO_POINT, Rule.HALF_PAIR)
+    }
 
 
 def test_a_scale_from_a_constant_node() -> None:

@@ -49,6 +49,21 @@ def test_pytorch_on_a_gpu(mode: CudaMode, graph: bool, traced: Path) -> None:
     np.testing.assert_allclose(got, wanted, atol=1e-4 if mode is CudaMode.FP32 else 5e-2)
 
 
+def test_pytorch_on_the_second_gpu_while_the_first_is_current(traced: Path) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("PyTorch has no second GPU here")
+    with open_torch_cuda(load_model(traced), SPEC, CudaOptions(device=1, graph=True)) as session:
+        assert len(session.device_times(3)) == 3
+        assert torch.cuda.current_device() == 0
+
+
+def test_a_gpu_that_pytorch_does_not_see(traced: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch has no GPU here")
+    with pytest.raises(EnvironmentLack, match="There is no GPU 99"):
+        open_torch_cuda(load_model(traced), SPEC, CudaOptions(device=99))
+
+
 def test_onnxruntime_without_its_cuda_provider(tmp_path: Path) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("ONNX Runtime has its CUDA provider here")

@@ -125,6 +125,7 @@ def test_foreign_interpreters_can_read_it(path: Path) -> None:
         "ctypes",
         "importlib",
         "json",
+        "contextlib",
         "mmap",
         "os",
         "pathlib",

@@ -16,6 +16,7 @@ from edgeseg.errors import EnvironmentLack, ModelError, SpecError
 from edgeseg.session import ModelInput, Session, infer
 from edgeseg.targets import tensorrt as target
 from edgeseg.targets.tensorrt import EngineOptions, open_tensorrt
+from edgeseg.trt.driver import Environment, find_driver
 from edgeseg.trt.memory import CudaError, open_memory
 
 
@@ -31,13 +32,14 @@ def cuda_calls(folder: Path) -> list[str]:
 
 def test_what_is_taken_is_given_back_in_reverse(cuda: str, tmp_path: Path) -> None:
     memory = open_memory("ctypes", library=cuda)
-    address, host = memory.allocate(64), memory.allocate_host(64)
-    stream = memory.create_stream()
-    ctypes.memmove(host, bytes(range(64)), 64)
-    memory.to_device(address, host, 64, stream)
-    ctypes.memset(host, 0, 64)
-    memory.to_host(host, address, 64, stream)
-    memory.synchronize(stream)
+    with memory.current():
+        address, host = memory.allocate(64), memory.allocate_host(64)
+        stream = memory.create_stream()
+        ctypes.memmove(host, bytes(range(64)), 64)
+        memory.to_device(address, host, 64, stream)
+        ctypes.memset(host, 0, 64)
+        memory.to_host(host, address, 64, stream)
+        memory.synchronize(stream)
     assert ctypes.string_at(host, 64) == bytes(range(64))
     memory.close()
     memory.close()
@@ -52,6 +54,8 @@ def test_what_is_taken_is_given_back_in_reverse(cuda: str, tmp_path: Path) -> No
         "cuMemcpyHtoDAsync_v2",
         "cuMemcpyDtoHAsync_v2",
         "cuStreamSynchronize",
+        "cuCtxPopCurrent_v2",
+        "cuCtxPushCurrent_v2",
         "cuStreamDestroy_v2",
         "cuMemFreeHost",
         "cuMemFree_v2",
@@ -63,7 +67,7 @@ def test_what_is_taken_is_given_back_in_reverse(cuda: str, tmp_path: Path) -> No
 def test_a_failing_call_says_which_and_why(cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = open_memory("ctypes", library=cuda)
     monkeypatch.setenv("EDGESEG_FAKE_CUDA_FAILS", "cuMemAlloc_v2")
-    with pytest.raises(CudaError, match=r"cuMemAlloc_v2: out of memory \(error 2\)"):
+    with memory.current(), pytest.raises(CudaError, match=r"cuMemAlloc_v2: out of memory \(error 2\)"):
         memory.allocate(1 << 40)
     memory.close()
 
@@ -84,7 +88,7 @@ def test_a_package_that_is_not_installed(kind: str, cuda: str) -> None:
 
 
 def test_pycuda_comes_first_where_it_is_installed(cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in with pycuda's names: its memory, and the primary context made current once more for it."""
+    """A stand-in with pycuda's names: its memory, and the primary context made current by it."""
     said: list[str] = []
     context = types.SimpleNamespace(push=lambda: said.append("push"), pop=lambda: said.append("pop"))
 
@@ -106,10 +110,11 @@ def test_pycuda_comes_first_where_it_is_installed(cuda: str, tmp_path: Path, mon
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
     memory = open_memory(library=cuda)
     assert memory.kind == "pycuda"
-    assert memory.allocate(16) == 4096
+    with memory.current():
+        assert memory.allocate(16) == 4096
     memory.close()
-    assert said == ["init", "push", "free", "pop"]
-    assert cuda_calls(tmp_path)[-2:] == ["cuCtxPopCurrent_v2", "cuDevicePrimaryCtxRelease_v2"]
+    assert said == ["init", "push", "pop", "push", "free", "pop"]
+    assert cuda_calls(tmp_path)[-1] == "cuDevicePrimaryCtxRelease_v2"
     assert "cuMemAlloc_v2" not in cuda_calls(tmp_path)
 
 
@@ -142,7 +147,8 @@ def test_cuda_python_by_either_of_its_names(module: str, cuda: str, monkeypatch:
         monkeypatch.setitem(sys.modules, name, value)
     memory = open_memory(library=cuda)
     assert memory.kind == "cuda-python"
-    assert memory.allocate(16) == 8192
+    with memory.current():
+        assert memory.allocate(16) == 8192
     with pytest.raises(CudaError, match="cuMemAlloc: out of memory"):
         memory.allocate(5000)
     memory.close()
@@ -224,6 +230,42 @@ def test_a_callers_stream_is_used_and_not_destroyed(here: Path, tmp_path: Path) 
     assert "cuStreamDestroy_v2" not in cuda_calls(tmp_path)
 
 
+def test_sessions_on_two_gpus_beside_a_context_of_the_callers(here: Path, cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Used in turn and closed in the order of opening; what is current for the thread, as torch sees it, stays."""
+    monkeypatch.setenv("EDGESEG_FAKE_CUDA_GPUS", "2")
+    driver = find_driver(cuda)
+    python = target.TrtPython(sys.executable, "3", "8.6.0")
+    monkeypatch.setattr(target, "look_around", lambda: Environment(driver, python))
+    library = ctypes.CDLL(cuda)
+
+    def current() -> int | None:
+        found = ctypes.c_void_p()
+        assert library.cuCtxGetCurrent(ctypes.byref(found)) == 0
+        return found.value
+
+    callers = ctypes.c_void_p()
+    library.cuDevicePrimaryCtxRetain(ctypes.byref(callers), 0)
+    library.cuCtxPushCurrent_v2(callers)
+    first = open_tensorrt(here, options=EngineOptions(device=1, graph=True, memory="ctypes"))
+    second = open_tensorrt(here, options=EngineOptions(device=0, memory="ctypes"))
+    assert first.info.device == "cuda:1 Stand-in GPU"
+    for session in (first, second, first):
+        infer(session, image())
+        session.device_times(2)
+        assert current() == callers.value
+    first.close()
+    infer(second, image())
+    second.close()
+    assert current() == callers.value
+    assert library.cuDevicePrimaryCtxRelease_v2(1) == 201  # nothing holds it any more
+
+
+@pytest.mark.parametrize("index", [1, -1])
+def test_a_gpu_that_is_not_there(index: int, machine: Path) -> None:
+    with pytest.raises(EnvironmentLack, match=f"no GPU {index}; this machine has 1"):
+        open_tensorrt(machine, options=EngineOptions(device=index))
+
+
 @pytest.mark.parametrize("where", ["machine", "here"])
 def test_a_batch_feeds_the_image_that_many_times(
     where: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
@@ -246,6 +288,17 @@ def test_without_a_batch_the_fewest_images_the_engine_takes(
 
 
 @pytest.mark.parametrize("where", ["machine", "here"])
+def test_an_engine_for_any_size_runs_at_the_usual_one(
+    where: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EDGESEG_FAKE_TRT_ANY_SIZE", "1")
+    with open_tensorrt(request.getfixturevalue(where), options=EngineOptions(memory="ctypes")) as session:
+        assert session.info.inputs[0].shape == (1, 3, 4, 4)
+    asked = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
+    assert ["set_input_shape", "input", "(1, 3, 4, 4)"] in asked
+
+
+@pytest.mark.parametrize("where", ["machine", "here"])
 def test_an_engine_that_tensorrt_refuses(where: str, request: pytest.FixtureRequest) -> None:
     engine = request.getfixturevalue(where)
     engine.write_bytes(b"of another version")
@@ -258,8 +311,9 @@ def test_an_engine_that_tensorrt_refuses(where: str, request: pytest.FixtureRequ
 def test_device_memory_that_runs_out(where: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = request.getfixturevalue(where)
     monkeypatch.setenv("EDGESEG_FAKE_CUDA_FAILS", "cuMemAlloc_v2")
-    with pytest.raises(ModelError, match="cuMemAlloc_v2: out of memory"):
+    with pytest.raises(ModelError, match="cuMemAlloc_v2: out of memory") as caught:
         open_tensorrt(engine, options=EngineOptions(memory="ctypes"))
+    assert "smaller batch" in caught.value.hint
 
 
 def test_no_driver_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

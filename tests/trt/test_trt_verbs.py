@@ -15,6 +15,7 @@ from onnx_nets import filters, net, vector
 from edgeseg.artifact import load_artifact
 from edgeseg.cli.main import cli
 from edgeseg.data.embedded import embedded_root
+from edgeseg.errors import EnvironmentLack
 from edgeseg.trt.driver import look_around
 
 ROOT = embedded_root()
@@ -101,6 +102,32 @@ def test_a_verb_says_that_it_simulates(words: tuple[str, ...], artifact: Path) -
     assert "(simulation)" in done.output
 
 
+def test_bench_says_that_these_times_are_not_a_gpus(artifact: Path) -> None:
+    done = edgeseg("bench", artifact, "--rounds", "2", "--budget", "1")
+    assert "note: engine not built: " in done.output
+    assert "say nothing about a GPU" in done.output
+
+
+@pytest.mark.parametrize("rule", ["latency:+5%", "size:1.1x", "memory:500MB"])
+def test_a_rule_that_no_simulation_can_judge(rule: str, artifact: Path) -> None:
+    done = edgeseg("gate", artifact, "--rule", rule)
+    assert isinstance(done.exception, EnvironmentLack)
+    assert rule in done.exception.message
+    assert "engine not built: " in done.exception.message
+    assert done.exception.exit_code == 4
+
+
+def test_the_report_judges_the_simulation_and_times_nothing(artifact: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    done = edgeseg("report", artifact, "--html", page, "--limit", "6", "--budget", "1")
+    assert done.exit_code == 0, f"{done.output}{done.exception}"
+    text = page.read_text(encoding="utf-8")
+    assert "engine not built: " in text
+    assert "simulation on onnxruntime" in text
+    assert "<dt>time /" not in text
+    assert 'id="latency"' not in text
+
+
 @pytest.mark.parametrize("verb", ["inspect", "explain"])
 def test_a_verb_that_runs_nothing(verb: str, artifact: Path) -> None:
     done = edgeseg(verb, artifact)
@@ -114,8 +141,23 @@ def test_batches_that_make_no_sense(batch: str, tmp_path: Path) -> None:
     assert not (tmp_path / "artifact").exists()
 
 
+@pytest.mark.parametrize("size", ["64", "64x64", "64x64,32x32", "axb,cxd", "256x256,512x512", "0x8,512x512"])
+def test_sizes_that_make_no_sense(size: str, tmp_path: Path) -> None:
+    done = edgeseg(*compile_words(tmp_path, "--trt-size", size))
+    assert done.exit_code != 0
+    assert not isinstance(done.exception, AssertionError)
+    assert not (tmp_path / "artifact").exists()
+
+
 def test_the_options_have_a_heading_of_their_own() -> None:
     plain, grouped = edgeseg("compile", "--help").output.split("TensorRT engines:")
     assert "--trt-" not in plain
-    for flag in ("--allow-unbuilt", "--trt-batch", "--trt-workspace", "--trt-timing-cache", "--trt-version-compatible"):
+    for flag in (
+        "--allow-unbuilt",
+        "--trt-batch",
+        "--trt-size",
+        "--trt-workspace",
+        "--trt-timing-cache",
+        "--trt-version-compatible",
+    ):
         assert flag in grouped

@@ -216,11 +216,13 @@ class ICudaEngine:
         return DataType.FLOAT
 
     def get_tensor_shape(self, name):
-        return (-1, 3, 4, 4) if name == "input" else (-1, 2, 4, 4)
+        size = (-1, -1) if os.environ.get("EDGESEG_FAKE_TRT_ANY_SIZE") else (4, 4)
+        return (-1, 3 if name == "input" else 2, *size)
 
     def get_tensor_profile_shape(self, name, index):
         least = int(os.environ.get("EDGESEG_FAKE_TRT_BATCH", "1"))
-        return [(batch, 3, 4, 4) for batch in (least, 16, 16)]
+        lengths = (2, 4, 8) if os.environ.get("EDGESEG_FAKE_TRT_ANY_SIZE") else (4, 4, 4)
+        return [(batch, 3, size, size) for batch, size in zip((least, 16, 16), lengths, strict=True)]
 
 
 @_only
