@@ -21,7 +21,7 @@ from edgeseg.lint import HalvesOutcome, activation_stability
 from edgeseg.metrics.expected import ExpectedDrop
 from edgeseg.model import Model
 from edgeseg.onnxgraph.planning import initial_plan, quantized_tensors
-from edgeseg.onnxgraph.qdq import insert_qdq
+from edgeseg.onnxgraph.qdq import QdqStyle, insert_qdq
 from edgeseg.onnxgraph.statistics import collect, run_images
 from edgeseg.onnxgraph.view import load_model
 from edgeseg.preprocess import raw_threshold
@@ -72,7 +72,7 @@ def outcome_of_halves(
         observed.append(collect(graph.path, half, tensors=names, pixels=graph.pixels))
         done += len(half)
         progress(done, total)
-    quantized = [insert_qdq(network, initial_plan(network, observers)) for observers in observed]
+    quantized = [insert_qdq(network, initial_plan(network, observers), style=QdqStyle.ONNXRUNTIME) for observers in observed]
     drops = [
         ExpectedDrop(threshold=raw_threshold(spec), probability=spec.output.kind is OutputKind.PROBABILITY) for _ in quantized
     ]

@@ -25,6 +25,7 @@ HALF_OPSET = 19
 
 
 _SET_ASIDE = "edgeseg.unchanged"
+_STANDARD = {"", "ai.onnx"}
 
 
 def at_opset(model: onnx.ModelProto, version: int, *, stage: str) -> onnx.ModelProto:
@@ -45,7 +46,8 @@ def at_opset(model: onnx.ModelProto, version: int, *, stage: str) -> onnx.ModelP
             kept = [a for a in node.attribute if a.name != "noop_with_empty_axes"]
             del node.attribute[:]
             node.attribute.extend(kept)
-    view = GraphView(model)
+    copy = _spelled_out(copy, version)
+    view = GraphView(copy)
     aside = [node for node in copy.graph.node if node.op_type == "Pad" and len(node.input) < 4]
     aside += [node for node in copy.graph.node if node.op_type == "Split" and _with_lengths(view, copy, node)]
     try:
@@ -70,6 +72,45 @@ def at_opset(model: onnx.ModelProto, version: int, *, stage: str) -> onnx.ModelP
             stage=stage,
         ) from error
     return converted
+
+
+def _spelled_out(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    """The model with operators that are younger than ``version`` (Mish, Gelu, GroupNormalization) written in older ones, by the
+    body that ONNX defines for each; itself where there are none. One without a body stays, and the converter names it."""
+    import onnx
+    import onnx.inliner
+
+    young = {
+        node.op_type for node in model.graph.node if node.domain in _STANDARD and not onnx.defs.has(node.op_type, version, "")
+    }
+    if not young:
+        return model
+    # The body depends on the types of the inputs, and constants tell theirs nowhere else.
+    for tensor in model.graph.initializer:
+        model.graph.value_info.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tuple(tensor.dims)))
+    functions = [("", kind) for kind in sorted(young)]
+    spelled = onnx.inliner.inline_selected_functions(model, functions, inline_schema_functions=True)
+    spelled = onnx.shape_inference.infer_shapes(spelled, strict_mode=True, data_prop=True)
+    _drop_idle_casts(spelled)
+    return spelled
+
+
+def _drop_idle_casts(model: onnx.ModelProto) -> None:
+    """Bodies cast their constants to the type of the input, which they have already."""
+    import onnx
+
+    known = [*model.graph.input, *model.graph.value_info, *model.graph.output]
+    types = {item.name: item.type.tensor_type.elem_type for item in known}
+    outputs = {item.name for item in model.graph.output}
+    same: dict[str, str] = {}
+    for node in list(model.graph.node):
+        node.input[:] = [same.get(name, name) for name in node.input]
+        if node.op_type != "CastLike" or node.output[0] in outputs:
+            continue
+        before, like = (types.get(name, onnx.TensorProto.UNDEFINED) for name in node.input)
+        if before == like != onnx.TensorProto.UNDEFINED:
+            same[node.output[0]] = node.input[0]
+            model.graph.node.remove(node)
 
 
 def _with_lengths(view: GraphView, model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
