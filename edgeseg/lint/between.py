@@ -166,6 +166,8 @@ def swapped_names(findings: Sequence[Finding]) -> frozenset[str]:
 def too_few(pictures: Sequence[Facts], *, seed: int) -> Iterator[Finding]:
     """Fewer than ``ENOUGH``, or so few that two random halves give different ranges."""
     count = len(pictures)
+    if not count:  # other findings have said what is wrong with every one
+        return
     shift = range_shift(np.stack([one.histogram for one in pictures]), seed=seed) if count >= 2 else None
     if count >= ENOUGH and (shift is None or shift <= TOLERANCE):
         return

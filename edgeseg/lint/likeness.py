@@ -178,7 +178,7 @@ def _crops(
     if float(common.free.mean()) < _LEAST_FREE:
         return {}
 
-    @lru_cache(maxsize=256)
+    @lru_cache(maxsize=16)  # a hundred kilobytes each
     def prepared(is_other: bool, place: int, orientation: int) -> Prepared:
         one = (others if is_other else first)[place]
         return prepare_for_search(_turned(one.fine.astype(np.float32), orientation), _turned(common.free, orientation))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ __all__ = ["SIDE", "Prepared", "correlation_where_aligned", "prepare_for_search"
 Bool = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-Complex = npt.NDArray[np.complex128]
+Complex = npt.NDArray[np.complex64]
 
 SIDE = 64
 """Rows and columns of the thumbnails."""
@@ -89,14 +90,19 @@ def _margin() -> float:
 
 
 def _transform(plane: npt.NDArray[np.floating]) -> Complex:
-    return np.asarray(np.fft.rfft2(plane, (2 * _COARSE, 2 * _COARSE)), np.complex128)
+    return np.asarray(np.fft.rfft2(np.asarray(plane, np.float32), (2 * _COARSE, 2 * _COARSE)), np.complex64)
+
+
+@lru_cache(maxsize=len(_SCALES))
+def _window(size: int) -> Complex:
+    return np.conj(_transform(np.ones((size, size))))
 
 
 def _coarse_place(inner: Prepared, outer: Prepared) -> _Placement | None:
     """Where the middle of ``inner``, shrunk, resembles ``outer`` most; None where it does nowhere."""
     best, place = _HOPELESS, None
     for scale, (size, template, power) in inner.templates.items():
-        window = np.conj(_transform(np.ones((size, size))))
+        window = _window(size)
         reach = _COARSE - size + 1
         products = np.fft.irfft2(outer.spectrum * template)[:reach, :reach]
         energies = np.fft.irfft2(outer.energy * window)[:reach, :reach]

@@ -288,3 +288,9 @@ def test_pictures_enlarged_before(pictures: PictureSet, which: range | tuple[int
     names = pictures.change(numbered(*which), lambda p: resized(resized(p, 32, 40), 128, 160))
     finding = pictures.only_finding()
     assert (finding.code, finding.severity, set(finding.images)) == (Code.SOFT_IMAGES, Severity.WARNING, set(names))
+
+
+def test_a_set_of_nothing_but_noise_is_not_also_too_small(pictures: PictureSet) -> None:
+    names = pictures.change(numbered(*range(30)), lambda p: RNG.integers(0, 256, p.shape, dtype=np.uint8))
+    finding = pictures.only_finding()
+    assert (finding.code, set(finding.images)) == (Code.RANDOM_NOISE, set(names))
