@@ -181,6 +181,12 @@ def _print_waterfall(found: DriftReport) -> None:
     )
     if found.waterfall.culprit is None:
         click.echo("No stage costs measurably.")
+        restless = found.waterfall.restless
+        if restless is not None:
+            click.echo(
+                f"But '{restless.stage}' changes {restless.flips:.1%} of the pixels: look there, or judge by more images than "
+                f"{found.drift.images}."
+            )
     else:
         click.echo(f"The loss arises in '{found.waterfall.culprit}'.")
 

@@ -75,7 +75,7 @@ class CalibrationSet:
 
     def take(self, count: int) -> CalibrationSet:
         """The first ``count`` images: as the order is drawn by seed, a random sample too. All of them if there are fewer."""
-        return self._slice(0, max(0, count))
+        return self.part(0, max(0, count))
 
     def split(self, fraction: float) -> tuple[CalibrationSet, CalibrationSet]:
         """Two sets without common images: to fit on, and ``fraction`` of the images held back to check.
@@ -90,9 +90,10 @@ class CalibrationSet:
                 hint="Give more calibration images.",
             )
         cut = len(self) - held_back
-        return self._slice(0, cut), self._slice(cut, len(self))
+        return self.part(0, cut), self.part(cut, len(self))
 
-    def _slice(self, begin: int, end: int) -> CalibrationSet:
+    def part(self, begin: int, end: int) -> CalibrationSet:
+        """Images ``begin`` to ``end`` in the order drawn, the last not included."""
         return replace(
             self,
             paths=self.paths[begin:end],

@@ -19,6 +19,7 @@ __all__ = [
     "different_kind",
     "duplicates",
     "overlap",
+    "soft",
     "swapped_names",
     "tells_channels_apart",
     "too_few",
@@ -42,6 +43,9 @@ _RIDGE = 0.1  # mean tint differences below this do not tell channels apart
 _MUCH_CLOSER = 0.5
 _UNSURE = 0.15
 _CLEAR = 0.5
+# Pictures of one camera differ by 0.1 to 0.2 in detail; enlarging three times or blurring by two pixels takes more than this.
+_LESS_DETAIL = 0.1
+_NO_DETAIL = -0.45
 _MOST = 500  # pictures of a set that enter an all-pairs statistic
 
 
@@ -72,8 +76,8 @@ def duplicates(pictures: Sequence[Facts]) -> Iterator[Finding]:
         yield Finding(
             code=Code.NEAR_DUPLICATES,
             severity=Severity.WARNING,
-            message=f"{redundant} of {len(distinct)} images look the same as another (re-encoded, resized, or a video that "
-            "stands still).",
+            message=f"{redundant} of {len(distinct)} images look the same as another (re-encoded, resized, mirrored, turned, "
+            "cropped, or a video that stands still).",
             remedy="Keep one of each, or take frames of a video further apart.",
             images=_both(pairs),
             twins=tuple(pairs),
@@ -162,6 +166,8 @@ def swapped_names(findings: Sequence[Finding]) -> frozenset[str]:
 def too_few(pictures: Sequence[Facts], *, seed: int) -> Iterator[Finding]:
     """Fewer than ``ENOUGH``, or so few that two random halves give different ranges."""
     count = len(pictures)
+    if not count:  # other findings have said what is wrong with every one
+        return
     shift = range_shift(np.stack([one.histogram for one in pictures]), seed=seed) if count >= 2 else None
     if count >= ENOUGH and (shift is None or shift <= TOLERANCE):
         return
@@ -212,6 +218,26 @@ def different_kind(pictures: Sequence[Facts], judged: Sequence[Facts], *, seed: 
             Figure(name="p-value", value=difference.p_value, limit=_SIGNIFICANT),
             Figure(name="largest distance to the nearest evaluation image", value=float(distances.max()), limit=limit),
         ),
+    )
+
+
+def soft(pictures: Sequence[Facts], judged: Sequence[Facts]) -> Iterator[Finding]:
+    """Pictures with less fine detail than any evaluation image has. Both sets need ``ENOUGH`` pictures."""
+    least = min(one.detail for one in judged)
+    limit = min(least - _LESS_DETAIL, _NO_DETAIL)
+    found = [one for one in pictures if one.detail < limit]
+    if not found:
+        return
+    worst = min(one.detail for one in found)
+    yield Finding(
+        code=Code.SOFT_IMAGES,
+        severity=Severity.WARNING,
+        message=f"{len(found)} of {len(pictures)} images have less fine detail than any evaluation image: enlarged, blurred or "
+        f"strongly compressed (log of the gradient against that at half the size {worst:.2f} at worst, of evaluation images at "
+        f"least {least:.2f}; -0.69 is perfectly smooth).",
+        remedy="Take the pictures as the camera gives them, in the resolution that the model will meet.",
+        images=tuple(one.name for one in found),
+        figures=(Figure(name="detail", value=worst, limit=limit),),
     )
 
 

@@ -30,6 +30,7 @@ _GRAY_SPREAD = 8  # levels between a pixel's channels that JPEG's chroma roundin
 _GRAY_SHARE = 0.999
 _TINT_GRID = 4
 _OCTAVES = 5
+_FINEST = 8  # place of the first octave in ``Facts.kind``
 
 KIND_UNITS = np.array([0.12, 0.06, 0.04, 0.04, 0.08, 0.12, 0.12, 0.12, *([0.4] * _OCTAVES), *([0.25] * 2), 0.15], np.float32)
 """What counts as one step in each feature of ``Facts.kind``: about the standard deviation among photographs of one street
@@ -72,6 +73,12 @@ class Facts:
     histogram: UInt32
     kind: Float32
     tint: Float32
+
+    @property
+    def detail(self) -> float:
+        """Log of the mean gradient of neighbouring pixels against that at half the size; log 1/2 for what is smooth."""
+        step = self.kind[_FINEST : _FINEST + 2] * KIND_UNITS[_FINEST : _FINEST + 2]
+        return float(step[0] - step[1])
 
 
 def look(picture: Picture, spec: ModelSpec) -> Facts | Unusable:

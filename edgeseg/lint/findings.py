@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-__all__ = ["Code", "Figure", "Finding", "LintReport", "Severity", "Skipped"]
+__all__ = ["Code", "Figure", "Finding", "HalvesOutcome", "LintReport", "Severity", "Skipped"]
 
 
 class Severity(StrEnum):
@@ -34,6 +34,8 @@ class Code(StrEnum):
     DIFFERENT_KIND = "different-kind"
     DISTORTED = "distorted"
     SMALL_IMAGES = "small-images"
+    SOFT_IMAGES = "soft-images"
+    UNSTABLE_OUTCOME = "unstable-outcome"
 
 
 class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -70,12 +72,32 @@ class Skipped(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     why: str
 
 
+class HalvesOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What INT8 calibration with either half of the images leads to; see ``edgeseg.halves``.
+
+    Attributes:
+        images: of both halves.
+        drops: expected loss of mIoU against the float network, points, everything in int8; of the first and the second half.
+        agreement: share of equal decisions of the two files, 0..1.
+        tensors: activations whose ranges were compared.
+        unstable: how many of them differ by more than a tenth of the range; ``least_stable`` names a few.
+    """
+
+    images: int
+    drops: tuple[float, float]
+    agreement: float
+    tensors: int
+    unstable: int
+    least_stable: tuple[str, ...] = ()
+
+
 class LintReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All findings, errors first.
 
     Attributes:
         images: calibration images that were looked at, those that would calibrate.
         evaluation_images: images that they were compared with; 0 where none are given.
+        halves: None where it was not asked for.
     """
 
     schema: int = 1
@@ -83,6 +105,7 @@ class LintReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     evaluation_images: int
     findings: tuple[Finding, ...]
     skipped: tuple[Skipped, ...] = ()
+    halves: HalvesOutcome | None = None
 
     @property
     def errors(self) -> int:

@@ -13,6 +13,7 @@ from edgeseg.lint.between import (
     different_kind,
     duplicates,
     overlap,
+    soft,
     swapped_names,
     tells_channels_apart,
     too_few,
@@ -25,7 +26,7 @@ from edgeseg.spec import ColorOrder, ModelSpec
 
 __all__ = ["lint_calibration"]
 
-_AGAINST_EVALUATION = (Code.IN_EVALUATION, Code.NEAR_EVALUATION, Code.COLOR_ORDER, Code.DIFFERENT_KIND)
+_AGAINST_EVALUATION = (Code.IN_EVALUATION, Code.NEAR_EVALUATION, Code.COLOR_ORDER, Code.SOFT_IMAGES, Code.DIFFERENT_KIND)
 
 
 def lint_calibration(
@@ -43,7 +44,7 @@ def lint_calibration(
     Args:
         spec: how the pictures are prepared.
         pictures: the calibration images (``calibration_pictures``).
-        judged: the evaluation images (``open_judged``); without them four checks are skipped, and the report says so.
+        judged: the evaluation images (``open_judged``); without them five checks are skipped, and the report says so.
         seed: of the random divisions and permutations.
         progress: called with (done, total) after each picture.
     """
@@ -68,7 +69,7 @@ def lint_calibration(
         ordinary = _without(sound, apart)
         if min(len(ordinary), len(references)) < ENOUGH:
             why = f"{len(ordinary)} ordinary calibration and {len(references)} evaluation images, {ENOUGH} of each are needed"
-            skipped.append(Skipped(codes=(Code.COLOR_ORDER, Code.DIFFERENT_KIND), why=why))
+            skipped.append(Skipped(codes=(Code.COLOR_ORDER, Code.SOFT_IMAGES, Code.DIFFERENT_KIND), why=why))
         else:
             exchanged: list[Finding] = []
             if spec.preprocess.color is not ColorOrder.GRAY:
@@ -79,8 +80,11 @@ def lint_calibration(
                     skipped.append(Skipped(codes=(Code.COLOR_ORDER,), why=why))
             findings += exchanged
             names = swapped_names(exchanged)
-            righted = [_righted(one) if one.name in names else one for one in ordinary]
-            findings += different_kind(righted, references, seed=seed)
+            unsharp = list(soft(ordinary, references))
+            findings += unsharp
+            righted = [_righted(one) if one.name in names else one for one in _without(ordinary, unsharp)]
+            if len(righted) >= ENOUGH:
+                findings += different_kind(righted, references, seed=seed)
     return LintReport(
         images=len(pictures),
         evaluation_images=len(judged or ()),

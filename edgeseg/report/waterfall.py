@@ -12,6 +12,7 @@ from edgeseg.metrics.evidence import MIOU, Delta, Evidence
 __all__ = ["Waterfall", "WaterfallStep", "build_waterfall"]
 
 _LEAST_LOSS = 0.0005
+_MANY_FLIPS = 0.02
 
 
 class WaterfallStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -36,6 +37,13 @@ class Waterfall(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     start: str
     steps: tuple[WaterfallStep, ...]
     culprit: str | None
+
+    @property
+    def restless(self) -> WaterfallStep | None:
+        """Where no loss is measurable: the stage that changes most decisions, if it changes more than int8 usually does (2 %). On
+        few images a real fault may hide in the interval."""
+        most = max(self.steps, key=lambda step: step.flips, default=None)
+        return most if self.culprit is None and most is not None and most.flips > _MANY_FLIPS else None
 
 
 def build_waterfall(

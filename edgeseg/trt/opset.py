@@ -25,6 +25,7 @@ HALF_OPSET = 19
 
 
 _SET_ASIDE = "edgeseg.unchanged"
+_STANDARD = {"", "ai.onnx"}
 
 
 def at_opset(model: onnx.ModelProto, version: int, *, stage: str) -> onnx.ModelProto:
@@ -40,7 +41,7 @@ def at_opset(model: onnx.ModelProto, version: int, *, stage: str) -> onnx.ModelP
         copy.CopyFrom(model)
         return copy
     try:
-        return _converted(_without_newer(model, version), version)
+        return _converted(model, version)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StageError(
@@ -62,7 +63,8 @@ def _converted(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
             kept = [a for a in node.attribute if a.name != "noop_with_empty_axes"]
             del node.attribute[:]
             node.attribute.extend(kept)
-    view = GraphView(model)
+    copy = _spelled_out(copy, version)
+    view = GraphView(copy)
     aside = [node for node in copy.graph.node if node.op_type == "Pad" and len(node.input) < 4]
     aside += [node for node in copy.graph.node if node.op_type == "Split" and _with_lengths(view, copy, node)]
     # Opset 18 gave these kinds what they do not use here; the converter knows no way back, but leaves other domains be.
@@ -81,27 +83,43 @@ def _converted(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     return converted
 
 
-def _without_newer(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
-    """Operators that came after ``version`` and are functions of older ones (Mish, GroupNormalization), written as these."""
+def _spelled_out(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    """The model with operators that are younger than ``version`` (Mish, Gelu, GroupNormalization) written in older ones, by the
+    body that ONNX defines for each; itself where there are none. One without a body stays, and the converter names it."""
     import onnx
     import onnx.inliner
 
-    present = GraphView(model).opset
-    newer = {
-        node.op_type
-        for node in model.graph.node
-        if node.domain == "" and onnx.defs.has(node.op_type, present, "") and not onnx.defs.has(node.op_type, version, "")
+    young = {
+        node.op_type for node in model.graph.node if node.domain in _STANDARD and not onnx.defs.has(node.op_type, version, "")
     }
-    schemas = {kind: onnx.defs.get_schema(kind, present, "") for kind in newer}
-    wanted = [("", kind) for kind, one in schemas.items() if one.has_function or one.has_context_dependent_function]
-    if not wanted:
+    if not young:
         return model
-    # Functions that depend on their inputs' types are only found where these are told, those of constants too.
-    inferred = onnx.shape_inference.infer_shapes(model)
-    inferred.graph.value_info.extend(
-        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in inferred.graph.initializer
-    )
-    return onnx.inliner.inline_selected_functions(inferred, sorted(wanted), inline_schema_functions=True)
+    # The body depends on the types of the inputs, and constants tell theirs nowhere else.
+    for tensor in model.graph.initializer:
+        model.graph.value_info.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tuple(tensor.dims)))
+    functions = [("", kind) for kind in sorted(young)]
+    spelled = onnx.inliner.inline_selected_functions(model, functions, inline_schema_functions=True)
+    spelled = onnx.shape_inference.infer_shapes(spelled, strict_mode=True, data_prop=True)
+    _drop_idle_casts(spelled)
+    return spelled
+
+
+def _drop_idle_casts(model: onnx.ModelProto) -> None:
+    """Bodies cast their constants to the type of the input, which they have already."""
+    import onnx
+
+    known = [*model.graph.input, *model.graph.value_info, *model.graph.output]
+    types = {item.name: item.type.tensor_type.elem_type for item in known}
+    outputs = {item.name for item in model.graph.output}
+    same: dict[str, str] = {}
+    for node in list(model.graph.node):
+        node.input[:] = [same.get(name, name) for name in node.input]
+        if node.op_type != "CastLike" or node.output[0] in outputs:
+            continue
+        before, like = (types.get(name, onnx.TensorProto.UNDEFINED) for name in node.input)
+        if before == like != onnx.TensorProto.UNDEFINED:
+            same[node.output[0]] = node.input[0]
+            model.graph.node.remove(node)
 
 
 def _with_lengths(view: GraphView, model: onnx.ModelProto, node: onnx.NodeProto) -> bool:

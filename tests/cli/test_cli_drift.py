@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from PIL import Image
@@ -88,3 +89,22 @@ def test_groups_and_a_foreign_file(embedded: Callable[[str], Path], tmp_path: Pa
         2,
         "names of their own",
     )
+
+
+def test_a_stage_that_changes_much_is_named_where_one_image_proves_no_loss(
+    embedded: Callable[[str], Path], tmp_path: Path
+) -> None:
+    sound = embedded("onnx-fp32") / "model.onnx"
+    model = onnx.load(sound)
+    last = [node for node in model.graph.node if node.op_type == "Conv"][-1]
+    (weight,) = [one for one in model.graph.initializer if one.name == last.input[1]]
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.roll(onnx.numpy_helper.to_array(weight), 1, axis=0), weight.name))
+    onnx.save(model, tmp_path / "edited.onnx")
+    chain = ("--step", f"export={sound}", "--step", f"edit={tmp_path / 'edited.onnx'}", "--limit", "1", "--layers", "0")
+    given = ("--spec", ROOT / "edgeseg.toml", "--reference", ROOT / "scenes.pt2")
+    done = edgeseg("drift", tmp_path / "edited.onnx", *given, *chain, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "No stage costs measurably." in done.out
+    assert "But 'edit' changes" in done.out
+    quiet = edgeseg("drift", sound, *given, "--limit", "1", "--layers", "0", cwd=tmp_path)
+    assert "But '" not in quiet.out

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import pytest
 from picture_sets import PictureSet, jpeg, numbered
 
+from edgeseg.data.embedded import embedded_root
 from edgeseg.lint import Code, LintReport
 
 
@@ -71,4 +74,42 @@ def test_a_folder_that_is_not_there_is_one_clear_error(pictures: PictureSet) -> 
     done = edgeseg("calib", "lint", "--eval-images", "nowhere", cwd=pictures.root)
     assert (done.returncode, done.stdout) == (1, "")
     assert "evaluation images" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def deep(pictures: PictureSet, *arguments: str) -> LintReport:
+    shutil.copy(embedded_root() / "scenes.pt2", pictures.root / "scenes.pt2")
+    done = edgeseg("calib", "lint", "scenes.pt2", "--deep", "--json", *arguments, cwd=pictures.root)
+    assert done.returncode == 0, done.stderr
+    return msgspec.json.decode(done.stdout, type=LintReport)
+
+
+def test_deep_finds_both_halves_of_a_sound_set_alike(pictures: PictureSet) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    report = deep(pictures)
+    assert report.findings == ()
+    assert report.halves is not None
+    assert report.halves.images == 30
+    assert max(report.halves.drops) < 2.0
+    assert report.halves.agreement > 0.98
+
+
+def test_deep_names_a_set_whose_halves_lead_to_different_files(pictures: PictureSet) -> None:
+    """One half has never seen light: its ranges clip what the other half's pictures need."""
+    pytest.importorskip("torch", reason="torch is not installed")
+    for name in numbered(*range(2, 30)):
+        pictures.path(name).unlink()
+    pictures.change(numbered(0), lambda p: (p // 6).astype(np.uint8))
+    report = deep(pictures)
+    assert Code.UNSTABLE_OUTCOME in {one.code for one in report.findings}
+    assert report.halves is not None
+    low, high = sorted(report.halves.drops)
+    assert high > low + 0.5
+    assert report.halves.unstable > report.halves.tensors // 2
+
+
+def test_deep_wants_a_model(pictures: PictureSet) -> None:
+    done = edgeseg("calib", "lint", "--deep", cwd=pictures.root)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--deep" in done.stderr
     assert "Traceback" not in done.stderr

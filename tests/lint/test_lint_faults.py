@@ -71,8 +71,27 @@ def test_exact_duplicates_are_found_by_pixels_not_bytes(pictures: PictureSet) ->
         lambda p: resized(p, 96, 120),
         lambda p: np.clip(p * 1.15, 0, 255).astype(np.uint8),
         lambda p: np.clip(p + RNG.normal(0, 6, p.shape), 0, 255).astype(np.uint8),
+        lambda p: jpeg(p[:, ::-1], 60),
+        lambda p: p[::-1, ::-1],
+        np.rot90,
+        lambda p: p[4:-6, 8:-5],
+        lambda p: jpeg(resized(p[7:-7, 9:-9], *p.shape[:2]), 60),
+        lambda p: np.clip(p[5:-5, -6:5:-1] * 1.15, 0, 255).astype(np.uint8),
+        lambda p: np.roll(p, 5, axis=1),
     ],
-    ids=["jpeg", "smaller", "brighter", "noisier"],
+    ids=[
+        "jpeg",
+        "smaller",
+        "brighter",
+        "noisier",
+        "mirrored",
+        "upside-down",
+        "turned",
+        "cut",
+        "cropped",
+        "cut-mirrored",
+        "moved",
+    ],
 )
 def test_near_duplicates(pictures: PictureSet, alter: object) -> None:
     assert callable(alter)
@@ -100,8 +119,12 @@ def test_overlap_with_the_evaluation_set(pictures: PictureSet) -> None:
     assert set(finding.images) == {"extra0.png", "extra1.bmp"}
 
 
-def test_near_overlap_with_the_evaluation_set(pictures: PictureSet) -> None:
-    pictures.save("extra.png", jpeg(pictures.pixels("v09.png"), 40))
+@pytest.mark.parametrize(
+    "alter", [lambda p: jpeg(p, 40), lambda p: jpeg(p[3:-5, ::-1], 70)], ids=["encoded-again", "mirrored-and-cut"]
+)
+def test_near_overlap_with_the_evaluation_set(pictures: PictureSet, alter: object) -> None:
+    assert callable(alter)
+    pictures.save("extra.png", alter(pictures.pixels("v09.png")))
     finding = pictures.only_finding()
     assert (finding.code, finding.severity, finding.twins) == (
         Code.NEAR_EVALUATION,
@@ -241,6 +264,7 @@ def test_without_evaluation_images_the_report_says_what_was_not_checked(pictures
         Code.IN_EVALUATION,
         Code.NEAR_EVALUATION,
         Code.COLOR_ORDER,
+        Code.SOFT_IMAGES,
         Code.DIFFERENT_KIND,
     }
 
@@ -257,3 +281,16 @@ def test_errors_come_first_and_the_report_survives_json(pictures: PictureSet) ->
 def test_the_same_seed_gives_the_same_report(pictures: PictureSet) -> None:
     pictures.change(numbered(*range(10)), discs)
     assert pictures.lint(seed=3) == pictures.lint(seed=3)
+
+
+@pytest.mark.parametrize("which", [range(30), (3, 7, 20)], ids=["all", "some"])
+def test_pictures_enlarged_before(pictures: PictureSet, which: range | tuple[int, ...]) -> None:
+    names = pictures.change(numbered(*which), lambda p: resized(resized(p, 32, 40), 128, 160))
+    finding = pictures.only_finding()
+    assert (finding.code, finding.severity, set(finding.images)) == (Code.SOFT_IMAGES, Severity.WARNING, set(names))
+
+
+def test_a_set_of_nothing_but_noise_is_not_also_too_small(pictures: PictureSet) -> None:
+    names = pictures.change(numbered(*range(30)), lambda p: RNG.integers(0, 256, p.shape, dtype=np.uint8))
+    finding = pictures.only_finding()
+    assert (finding.code, set(finding.images)) == (Code.RANDOM_NOISE, set(names))

@@ -112,6 +112,28 @@ def test_functions_of_newer_opsets_are_written_out(body: str) -> None:
     np.testing.assert_allclose(run(lowered, x), run(model, x), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("opset", "node"),
+    [
+        (18, "Mish(x)"),
+        (20, "Gelu(x)"),
+        (20, 'Gelu<approximate="tanh">(x)'),
+        (21, "GroupNormalization<num_groups=2>(x, gain, shift)"),
+    ],
+)
+def test_an_operator_younger_than_the_opset_is_spelled_out(opset: int, node: str) -> None:
+    text = f"""<ir_version: 10, opset_import: ["" : {opset}]> g (float[1,4,16,16] x) => (float[1,4,16,16] y)
+        {{ a = {node} y = Relu(a) }}"""
+    model = onnx.parser.parse_model(text)
+    for place, name in enumerate(("gain", "shift")):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([1.5, -0.5, 2, 0.25]) + place, name))
+    changed = at_opset(model, 17, stage="prepare")
+    assert GraphView(changed).opset == 17
+    assert "CastLike" not in {one.op_type for one in changed.graph.node}
+    x = np.random.default_rng(0).normal(size=(1, 4, 16, 16)).astype(np.float32)
+    np.testing.assert_allclose(run(changed, x), run(model, x), atol=2e-6)
+
+
 def test_an_operator_without_an_equal_is_an_error() -> None:
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 18]> g (float[1,3,36] x) => (float[1,3,6,6] y)'
