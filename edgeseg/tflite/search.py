@@ -138,7 +138,7 @@ class _Search:
         for index, name in enumerate(sources):
             if late():
                 break
-            settings.progress(f"harm of each tensor and operator: {index + 1} of {len(sources)}")
+            self._say(f"harm of each tensor and operator: {index + 1} of {len(sources)}")
             widest = [] if name in settings.fixed else self._by_width(name)[:1]
             found[name] = meter.measure(name, [quants[name], *widest], weights=name in fastest.int8)[0]
         tensors = {name: 0.0 for name in quants if name not in sources} | completed(found, sources)
@@ -211,7 +211,7 @@ class _Search:
                 self._notes.append("time ran out during the bisection")
                 return
             middle = (low + high) / 2
-            self._settings.progress(f"assignment {step + 1} of {self._settings.effort.steps}")
+            self._say(f"assignment {step + 1} of {self._settings.effort.steps}")
             candidate = self._try(assign(choices, links, math.exp(middle)), f"price {math.exp(middle):.3g}")
             if self._settings.holds(candidate):
                 high = middle
@@ -245,12 +245,22 @@ class _Search:
             if gain <= 0.002 * current.predicted_us:
                 continue
             attempts += 1
-            self._settings.progress(f"polish {attempts}")
+            self._say(f"polish {attempts}")
             candidate = self._try(grown, f"with {choice.op}")
             if self._settings.holds(candidate):
                 current = candidate
 
     # ----------------------------------------------------------------------------------------------- measuring
+
+    def _say(self, doing: str) -> None:
+        """Tell what is being done, and the best mixture so far."""
+        inside = [one for one in self._tried.values() if self._settings.holds(one)]
+        told = ""
+        if inside:
+            best = min(inside, key=lambda one: one.predicted_us)
+            share = best.predicted_us / cost(self._choices(), self._links(), frozenset(), 0.0)
+            told = f"; best so far {share:.2f} of the float time (predicted), expected loss {best.score.drop:.2f} points"
+        self._settings.progress(doing + told)
 
     def _try(self, int8: frozenset[str], name: str) -> Candidate:
         key = (int8, self._estimator)

@@ -105,6 +105,20 @@ def test_a_tensor_that_int8_cannot_hold_stays_float_and_the_rest_does_not() -> N
     assert (exact.argmax(-1) == spoilt.argmax(-1)).mean() < 0.9
 
 
+def test_progress_tells_the_best_so_far() -> None:
+    graph, images, said = _net(spoilt=True), _images(4, seed=1), list[str]()
+    judge = Judge(graph, images, images, threshold=0.0, probability=False)
+    deadline = time.monotonic() + 120
+    settings = SearchSettings(0.5, EFFORTS["quick"], Domain.FLOAT, deadline, progress=said.append)
+    result = search(graph, _observed(graph), judge, _costs(graph), images[0], settings)
+    assert said[0] == "ranges"
+    assert said[-1] == "latency"
+    told = [line for line in said if "best so far" in line]
+    assert told
+    shares = [one.predicted_us / (7 * 100.0) for one in result.candidates if settings.holds(one)]
+    assert any(f"best so far {share:.2f} of the float time" in told[-1] for share in shares)
+
+
 def test_everything_is_int8_where_nothing_is_lost_by_it() -> None:
     result = _search(_net(spoilt=False), budget=3.0)
     assert all(entry.domain is Domain.INT8 for entry in result.best.plan.ops)
