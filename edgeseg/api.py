@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgeseg.artifact import Artifact, load_artifact
+from edgeseg.bench.device import parse_device
 from edgeseg.compiling import CompileOptions, CompileResult, run_compile
 from edgeseg.data.pairs import open_evaluation
+from edgeseg.elsewhere import moved
 from edgeseg.errors import ModelError, UsageError
 from edgeseg.evaluation import EvaluationResult, evaluate_sessions
+from edgeseg.remote.link import RemoteOptions
 from edgeseg.spec import ModelSpec, Target
 from edgeseg.subject import LoadOptions, open_reference_of, open_subject, resolve_spec
 
@@ -63,6 +66,8 @@ def evaluate(
     limit: int | None = None,
     threads: int = 1,
     load: LoadOptions | None = None,
+    device: str = "cpu",
+    remote_python: str = "python3",
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> EvaluationResult:
     """mIoU of an artifact, a foreign .tflite or .onnx file or a model, against the PyTorch model where there is one.
@@ -76,6 +81,8 @@ def evaluate(
         limit: judge only this many images, drawn by seed 0.
         threads: of the runtimes.
         load: how to load a model or a foreign file.
+        device: where the subject runs: ``cpu`` or ``ssh://user@host``; the reference runs here.
+        remote_python: the interpreter there that has edgeseg.
         progress: called with images done and in all.
 
     Raises:
@@ -84,6 +91,7 @@ def evaluate(
     load = load or LoadOptions()
     where = subject.path if isinstance(subject, Artifact) else Path(subject)
     opened = open_subject(where, Path(spec) if isinstance(spec, str) else spec, load)
+    opened = moved(opened, parse_device(device), RemoteOptions(python=remote_python), load)
     samples = open_evaluation(opened.spec, opened.base, images=images, masks=masks, regions=regions)
     if limit is not None:
         samples = samples.take(limit)

@@ -12,13 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeseg.bench.device import CPU, Device
 from edgeseg.data.groups import Groups, match_groups
 from edgeseg.data.pairs import EvaluationSet, open_evaluation
+from edgeseg.elsewhere import moved
 from edgeseg.errors import DataError, UsageError
 from edgeseg.metrics.calibration import Confidence, confidence_of
 from edgeseg.metrics.counts import CountSettings
 from edgeseg.metrics.drift import DriftAccumulator, Observed, summarize_drift
 from edgeseg.preprocess import Int16, decide, load_image, restore
+from edgeseg.remote.link import RemoteOptions
 from edgeseg.report.overlay import Panel, class_colors, colorize, difference
 from edgeseg.report.result import DriftReport, LayerError
 from edgeseg.report.waterfall import Waterfall, build_waterfall
@@ -53,6 +56,7 @@ class DriftOptions:
         worst: how many images to list.
         settings: resampling and intervals.
         load: how to load models and foreign files.
+        device, remote: where the subject runs; everything else runs here.
         progress: called with what is going on, and steps done and in all.
     """
 
@@ -70,6 +74,8 @@ class DriftOptions:
     resamples: int = 2000
     seed: int = 0
     load: LoadOptions = field(default_factory=LoadOptions)
+    device: Device = CPU
+    remote: RemoteOptions = field(default_factory=RemoteOptions)
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None
 
 
@@ -98,7 +104,7 @@ def open_comparison(path: Path, spec: Path | None, reference: Path | None, optio
     found = open_reference_of(subject, reference, options.load)
     if found is None:
         raise UsageError(f"No reference model was found for '{path}'.", hint="Give the trained model with --reference.")
-    return Comparison(subject, found, samples)
+    return Comparison(moved(subject, options.device, options.remote, options.load), found, samples)
 
 
 def drift(comparison: Comparison, options: DriftOptions | None = None) -> DriftReport:
@@ -163,7 +169,7 @@ def compare_steps(
     probability = spec.output.kind is OutputKind.PROBABILITY
     with ExitStack() as stack:
         sessions = [stack.enter_context(step.open(options.threads)) for step in steps]
-        runtimes = tuple(f"{session.info.runtime} {session.info.version}" for session in sessions)
+        runtimes = tuple(session.info.where for session in sessions)
         tally: _Tally | None = None
         for done, loaded in enumerate(samples.load(), start=1):
             labels, confidences, channels = [], [], []

@@ -1,4 +1,5 @@
-"""A benchmark on another machine that has edgeseg: the same verb, run there on the files sent along."""
+"""Another machine that has edgeseg: a benchmark is the same verb, run there on the files sent along; other verbs run here, on a
+session there."""
 
 from __future__ import annotations
 
@@ -6,22 +7,27 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as with_fields
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
+from edgeseg.bench.device import Device, DeviceKind
 from edgeseg.bench.result import BenchResult
 from edgeseg.bench.settings import BenchSettings
 from edgeseg.entries import EntryOptions, picture_of, subject_or_bare
 from edgeseg.errors import EnvironmentLack, OutputError, UsageError
+from edgeseg.remote.protocol import Open
+from edgeseg.remote.session import RemoteSession
 from edgeseg.remote.ssh import RemoteOptions, run_there
 from edgeseg.report.result import BenchReport
+from edgeseg.session import Session
 from edgeseg.spec import ModelSpec
 from edgeseg.spec_file import SPEC_NAME, dump_spec
-from edgeseg.subject import Subject
+from edgeseg.subject import LoadOptions, Subject
 from edgeseg.untold import Untold
 
-__all__ = ["Errand", "bench_by_ssh"]
+__all__ = ["Errand", "bench_by_ssh", "moved"]
 
 _RESULT = "bench.json"
 
@@ -45,12 +51,7 @@ def bench_by_ssh(paths: Sequence[Path], spec: ModelSpec | Path | None, errand: E
         UsageError: a model that needs Python code of this machine.
         EnvironmentLack: see ``edgeseg.remote.ssh.run_there``.
     """
-    load = errand.entry.load
-    if load.factory is not None or load.trust_pickle:
-        raise UsageError(
-            "A model that needs code of this machine (--factory, --trust-pickle) cannot be sent to another.",
-            hint="Send the .pt2 or the artifact of the same model.",
-        )
+    _check_sendable(errand.entry.load)
     things = [subject_or_bare(path, spec, errand.entry) for path in paths]
     with tempfile.TemporaryDirectory(prefix="edgeseg-errand-") as folder:
         files, places = _files(things, spec is not None, Path(folder))
@@ -65,6 +66,50 @@ def bench_by_ssh(paths: Sequence[Path], spec: ModelSpec | Path | None, errand: E
         ) from error
     runs = tuple(_with_own_paths(run, places) for run in report.runs)
     return msgspec.structs.replace(report, device=errand.entry.device.text, runs=runs)
+
+
+def moved(subject: Subject, device: Device, remote: RemoteOptions | None = None, load: LoadOptions | None = None) -> Subject:
+    """The subject with ``open`` giving a session on another machine; on ``cpu`` the subject itself.
+
+    Raises:
+        UsageError: a device that gives no session, or a model that needs Python code of this machine.
+    """
+    if device.kind is DeviceKind.CPU:
+        return subject
+    if device.kind is not DeviceKind.SSH:
+        raise UsageError(
+            f"Predictions are not taken from {device.text}.",
+            hint="There are cpu and ssh://user@host; bench takes the others too.",
+        )
+    load = load or LoadOptions()
+    _check_sendable(load)
+    return with_fields(subject, open=partial(_open_there, subject, device, remote or RemoteOptions(), load))
+
+
+def _open_there(subject: Subject, device: Device, remote: RemoteOptions, load: LoadOptions, threads: int) -> Session:
+    place = f"subject/{subject.path.resolve().name}"
+    files = {place: subject.path}
+    with tempfile.TemporaryDirectory(prefix="edgeseg-errand-") as folder:
+        if subject.artifact is None:
+            files[SPEC_NAME] = Path(folder) / SPEC_NAME
+            files[SPEC_NAME].write_text(dump_spec(subject.spec), encoding="utf-8")
+        order = Open(
+            subject=place,
+            spec=SPEC_NAME if subject.artifact is None else None,
+            threads=threads,
+            pixels=subject.pixels,
+            output_name=load.output_name,
+            bytes=0,
+        )
+        return RemoteSession(device, remote, files, order)
+
+
+def _check_sendable(load: LoadOptions) -> None:
+    if load.factory is not None or load.trust_pickle:
+        raise UsageError(
+            "A model that needs code of this machine (--factory, --trust-pickle) cannot be sent to another.",
+            hint="Send the .pt2 or the artifact of the same model.",
+        )
 
 
 def _files(things: Sequence[Subject | Untold], one_spec: bool, folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:

@@ -56,6 +56,11 @@ class SessionInfo:
     inputs: tuple[TensorInfo, ...] = ()
     outputs: tuple[TensorInfo, ...] = ()
 
+    @property
+    def where(self) -> str:
+        """Runtime, version, and the device where it is not this machine's CPU."""
+        return f"{self.runtime} {self.version}{'' if self.device == 'cpu' else f' on {self.device}'}"
+
 
 @runtime_checkable
 class Session(Protocol):

@@ -56,6 +56,9 @@ class _NamedFile(click.ParamType[tuple[str, Path]]):
 @click.option("--overlays", type=click.Path(path_type=Path, file_okay=False), help="Folder for pictures of the worst images.")
 @click.option("--worst", type=click.IntRange(0), default=6, show_default=True, help="How many images to list.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--device", default="cpu", show_default=True, metavar="DEVICE",
+              help="Where SUBJECT runs: cpu or ssh://user@host:port (edgeseg must be installed there).")  # fmt: skip
+@click.option("--remote-python", default="python3", show_default=True, help="ssh: the Python there that has edgeseg.")
 @click.option("--pixels", is_flag=True, help="A foreign file takes raw pixels and normalises inside.")
 @click.option("--factory", help="package.module:function for a state_dict.")
 @click.option("--trust-pickle", is_flag=True, help="Run the code inside a pickled model file.")
@@ -76,6 +79,8 @@ def command(
     overlays: Path | None,
     worst: int,
     threads: int,
+    device: str,
+    remote_python: str,
     pixels: bool,
     factory: str | None,
     trust_pickle: bool,
@@ -83,8 +88,10 @@ def command(
     as_json: bool,
 ) -> None:
     """What compiling did to the predictions of SUBJECT, and at which stage: every score with its interval."""
+    from edgeseg.bench.device import parse_device
     from edgeseg.data.groups import read_groups
     from edgeseg.drifting import DriftOptions, drift, open_comparison, overlay_panels
+    from edgeseg.remote.link import RemoteOptions
     from edgeseg.report.overlay import write_strip
     from edgeseg.subject import LoadOptions
 
@@ -100,6 +107,8 @@ def command(
             threads=threads,
             worst=worst,
             load=LoadOptions(factory=factory, trust_pickle=trust_pickle, output_name=output_name, pixels=pixels),
+            device=parse_device(device),
+            remote=RemoteOptions(python=remote_python),
             progress=lambda _, done, total: bar(done, total),
         )
         comparison = open_comparison(subject, spec, reference, options)

@@ -22,6 +22,9 @@ __all__ = ["command"]
 @click.option("--regions", help="Their region masks, where only a region counts.")
 @click.option("--limit", type=click.IntRange(1), help="Judge this many images only, drawn by seed.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--device", default="cpu", show_default=True, metavar="DEVICE",
+              help="Where SUBJECT runs: cpu or ssh://user@host:port (edgeseg must be installed there).")  # fmt: skip
+@click.option("--remote-python", default="python3", show_default=True, help="ssh: the Python there that has edgeseg.")
 @click.option("--pixels", is_flag=True, help="A foreign file takes raw pixels and normalises inside.")
 @click.option("--factory", help="package.module:function for a state_dict.")
 @click.option("--trust-pickle", is_flag=True, help="Run the code inside a pickled model file.")
@@ -37,6 +40,8 @@ def command(
     regions: str | None,
     limit: int | None,
     threads: int,
+    device: str,
+    remote_python: str,
     pixels: bool,
     factory: str | None,
     trust_pickle: bool,
@@ -58,6 +63,8 @@ def command(
             limit=limit,
             threads=threads,
             load=LoadOptions(factory=factory, trust_pickle=trust_pickle, output_name=output_name, pixels=pixels),
+            device=device,
+            remote_python=remote_python,
             progress=bar,
         )
     if as_json:
