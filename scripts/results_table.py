@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Write README's tables from the JSON files of benchmarks/results/*: int8, bench, peers and trt_simulation. With --check: fail where
-README is out of date."""
+"""Write README's tables from the JSON files of benchmarks/results/*: int8, bench, peers and trt_simulation. With --check: fail
+where README is out of date."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def peers() -> str:
         found = json.loads(path.read_text(encoding="utf-8"))
         ours = json.loads(path.with_name("int8.json").read_text(encoding="utf-8"))["rows"]
         parts += [
-            f"Other quantizers with their defaults, on the same calibration and evaluation images (`{found['command']}`). Time is the "
-            "ratio to the route's own float file, interleaved; edgeseg's rows are those of the table above, from another run.\n",
+            f"Other quantizers with their defaults, on the same calibration and evaluation images (`{found['command']}`). Time is "
+            "the ratio to the route's own float file, interleaved; edgeseg's rows are those of the table above, from another run.\n",
             "| model | route | drop, points | time / float, 1 thread | 2 threads |",
             "|---|---|---|---|---|",
         ]
