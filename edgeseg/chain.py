@@ -70,7 +70,7 @@ class _Export:
         result = export_onnx(self.options.model, self.options.spec, work / "export.onnx", opset=_OPSET)
         for note in result.notes:
             log.info("export: %s", note)
-        return Outcome(result.graph, (f"route {result.route}, opset {result.opset}",))
+        return Outcome(result.graph, (f"route {result.route}, opset {result.opset}", *self.options.model.notes))
 
 
 @dataclass(frozen=True)

@@ -75,12 +75,14 @@ def declared_input(model: Model) -> DeclaredInput | None:
     program = model.program()
     if program is None:
         return None
-    names = set(program.graph_signature.user_inputs)
-    inputs = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    names = {name for name in program.graph_signature.user_inputs if isinstance(name, str)}
+    placed = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    inputs = [node for node in placed if hasattr(node.meta.get("val"), "shape")]  # the others are flags and numbers
     if len(inputs) != 1:
         raise ModelError(
-            f"{model.path} takes {len(inputs)} inputs; edgeseg compiles models that take one image.",
-            hint="Wrap the model so that it takes one tensor.",
+            f"{model.path} takes {len(inputs)} tensors ({', '.join(node.name for node in inputs)}); edgeseg compiles models that "
+            "take one image.",
+            hint="Wrap the model so that it takes the image alone and makes the others itself, and export that.",
         )
     size = tuple(inputs[0].meta["val"].shape)
     return DeclaredInput(inputs[0].name, full_shape(tuple(n if isinstance(n, int) else None for n in size)))

@@ -55,6 +55,7 @@ class Model:
     Attributes:
         output_name: the output chosen by the user among several, or None.
         factory: what built the network of a state_dict, or None.
+        notes: what had to be done to a file so that its network takes one float32 image; such a network is no longer the program.
     """
 
     path: Path
@@ -62,6 +63,7 @@ class Model:
     digest: str
     output_name: str | None = None
     factory: str | None = None
+    notes: tuple[str, ...] = ()
     _module: torch.nn.Module | None = field(default=None, repr=False, compare=False)
     _program: torch.export.ExportedProgram | None = field(default=None, repr=False, compare=False)
 
@@ -78,7 +80,7 @@ class Model:
         return self._module
 
     def program(self) -> torch.export.ExportedProgram | None:
-        """The exported program of a .pt2 file, None for every other kind."""
+        """The exported program of a .pt2 file as it is in the file (see ``notes``), None for every other kind."""
         return self._program
 
     def logits(self, *, input_layout: Layout = Layout.NCHW, output_layout: Layout = Layout.NCHW) -> torch.nn.Module:
@@ -135,7 +137,13 @@ def load_model(
         kind, module = _load_pickle(path, factory, trust_pickle)
     for parameter in module.parameters():
         parameter.requires_grad_(False)
-    return Model(path, kind, digest_file(path), output_name, factory, module, program)
+    from edgeseg.oneimage import in_single_precision, taking_one_image
+
+    module, cast = in_single_precision(module)
+    called: tuple[str, ...] = ()
+    if program is not None:
+        module, called = taking_one_image(program, module)
+    return Model(path, kind, digest_file(path), output_name, factory, (*cast, *called), module, program)
 
 
 def _load_program(path: Path, trust_pickle: bool) -> torch.export.ExportedProgram:

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Write README's tables from benchmarks/results/*/int8.json, bench.json and trt_simulation.json. With --check: fail where README is
-out of date."""
+"""Write README's tables from the JSON files of benchmarks/results/*: int8, bench, peers and trt_simulation. With --check: fail
+where README is out of date."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def main() -> None:
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     wanted = text
-    for name, made in (("results", table()), ("bench", benches()), ("simulation", simulation())):
+    for name, made in (("results", table()), ("bench", benches()), ("peers", peers()), ("simulation", simulation())):
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         before, rest = wanted.split(begin)
         wanted = f"{before}{begin}\n{made}{end}{rest.split(end)[1]}"
@@ -79,6 +79,37 @@ def interval(value: dict[str, float] | None, factor: float, form: str) -> str:
         return ""
     estimate, low, high = (format(factor * value[end], form) for end in ("estimate", "low", "high"))
     return f"{estimate} [{low}, {high}]"
+
+
+def peers() -> str:
+    """Other quantizers on the same images, and edgeseg's own rows beside them."""
+    parts = []
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*/peers.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        ours = json.loads(path.with_name("int8.json").read_text(encoding="utf-8"))["rows"]
+        parts += [
+            f"Other quantizers with their defaults, on the same calibration and evaluation images (`{found['command']}`). Time is "
+            "the ratio to the route's own float file, interleaved; edgeseg's rows are those of the table above, from another run.\n",
+            "| model | route | drop, points | time / float, 1 thread | 2 threads |",
+            "|---|---|---|---|---|",
+        ]
+        for model in dict.fromkeys(row["model"] for row in found["rows"]):
+            parts += [
+                f"| {model} | **edgeseg {row['target']}** | {row['drop']:.2f} | {number(row['ratio_1_thread'])} | "
+                f"{number(row['ratio_2_threads'])} |"
+                for row in ours
+                if row["model"] == model and row["target"].endswith("int8")
+            ]
+            parts += [_peer(row) for row in found["rows"] if row["model"] == model]
+        parts.append("")
+    return "\n".join(parts) + ("\n" if parts else "")
+
+
+def _peer(row: dict[str, object]) -> str:
+    if row["status"] != "ok":
+        return f"| {row['model']} | {row['label']} | {row['status']} | | |"
+    own = row["own"]
+    return f"| {row['model']} | {row['label']} | {row['drop']:.2f} | {number(own.get('1'))} | {number(own.get('2'))} |"
 
 
 def simulation() -> str:

@@ -89,7 +89,7 @@ def export_onnx(model: Model, spec: ModelSpec, out: Path, *, opset: int = DEFAUL
 def _program(model: Model, spec: ModelSpec) -> torch.export.ExportedProgram | None:
     """The program of a .pt2 file where it already has the wanted form, so that it need not be traced again."""
     program, declared = model.program(), declared_input(model)
-    if program is None or declared is None or declared.shape != spec.input.shape:
+    if program is None or model.notes or declared is None or declared.shape != spec.input.shape:
         return None
     return program if spec.input.layout is Layout.NCHW and _returns_one_tensor(program) else None
 
