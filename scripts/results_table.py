@@ -89,7 +89,7 @@ def peers() -> str:
         ours = json.loads(path.with_name("int8.json").read_text(encoding="utf-8"))["rows"]
         parts += [
             f"Other quantizers with their defaults, on the same calibration and evaluation images (`{found['command']}`). Time is "
-            "the ratio to the route's own float file, interleaved; edgeseg's rows are those of the table above, from another run.\n",
+            "the ratio to the route's own float file, interleaved; edgeseg's rows are those of the table above, of another run.\n",
             "| model | route | drop, points | time / float, 1 thread | 2 threads |",
             "|---|---|---|---|---|",
         ]

@@ -61,6 +61,7 @@ _FOLD_NOISE = 3e-3
 _EQUALISE = "equalise"
 _SOME = 16
 """Calibration images that decide on equalisation; the same for every effort, so that a plan finds the same factors again."""
+_BALANCING = ("mse", "percentile-99.99", "mean-minmax")
 _BALANCED = 0.9
 """Equalising must bring the noise below this share."""
 _REFINED = {"max": 0.5}
@@ -250,8 +251,10 @@ class _Job:
         policy = Policy.INTEGER_ONLY if self.integer_only else Policy.AUTO
         noises = []
         for one, seen in ((prepared, observers), (candidate, self.observe(candidate, images))):
-            plan = initial_plan(one.graph, _ranges(seen) | one.fixed, policy=policy)
-            noises.append(judge.score(quantize(one.graph, plan, integer_only=self.integer_only)).noise)
+            # The search will choose among estimators, so each form is judged by the best of several.
+            plans = (initial_plan(one.graph, _ranges(seen, each) | one.fixed, policy=policy) for each in _BALANCING)
+            emitted = (quantize(one.graph, plan, integer_only=self.integer_only) for plan in plans)
+            noises.append(min(judge.score(graph).noise for graph in emitted))
         if noises[1] > _BALANCED * noises[0]:
             return prepared
         self.notes.append(f"{count} channels equalised")
@@ -363,9 +366,8 @@ class _Job:
         )
 
 
-def _ranges(observers: Mapping[str, Observer]) -> dict[str, TensorQuant]:
-    """By the default estimator."""
-    return {name: choose(observer) for name, observer in observers.items()}
+def _ranges(observers: Mapping[str, Observer], estimator: str = _BALANCING[0]) -> dict[str, TensorQuant]:
+    return {name: choose(observer, estimator=estimator) for name, observer in observers.items()}
 
 
 def _values(image: ModelInput) -> Float32:
