@@ -17,7 +17,7 @@ from edgeseg.spec import IoType
 from edgeseg.tflite.builder import GraphBuilder
 from edgeseg.tflite.graph import OptionValue, Quant, TfGraph, TfOp
 from edgeseg.tflite.support import RELU_LIMITS, RULES, OpRule, Scales, fixed_output, obstacle, requantizes, saturates_alike
-from edgeseg.tflite.weights import LIMITS, Rounding, constant_range, float32, quantize_array, quantize_linear
+from edgeseg.tflite.weights import LIMITS, Rounding, constant_range, float32, quantize_array, quantize_linear, widened
 
 __all__ = ["quantize"]
 
@@ -48,7 +48,8 @@ def quantize(
     """The graph with each operator in its planned domain.
 
     Tensors keep their names in the form their operator computes (or, for inputs and outputs, in the form the file shows);
-    other forms have a suffix: ``x_int8``, ``x_float32``. An output whose kernel prescribes the scale has that one.
+    other forms have a suffix: ``x_int8``, ``x_float32``. An output whose kernel prescribes the scale has that
+    one; where a kernel takes no scale so small, the output has the smallest that it takes.
 
     Args:
         graph: float, not changed.
@@ -208,7 +209,24 @@ class _Emitter:
             return [_Form(domain.value, fixed)]
         if rule.scales is Scales.SAME and (len(op.outputs) > 1 or self._requantize_after(op, rule, domain) is not None):
             return [self._activation(str(op.inputs[rule.operands(op)[0]]), domain)] * len(op.outputs)
-        return [self._planned(name, domain) for name in op.outputs]
+        return [self._bearable(op, rule, self._planned(name, domain), domain) for name in op.outputs]
+
+    def _bearable(self, op: TfOp, rule: OpRule, form: _Form, domain: Domain) -> _Form:
+        """The planned output form, its scale widened to what the kernel takes beside its inputs' scales. One step of an input is
+        then some hundred steps of the output: nothing is lost that the inputs had not lost."""
+        if rule.least_output is None or form.quant is None:
+            return form
+        factor, power = rule.least_output
+        names = [str(op.inputs[i]) for i in rule.operands(op)]
+        largest = max(self._read_scale(name, domain) for name in names)
+        least = factor * largest**power
+        return form if form.quant.scale[0] >= least else _Form(domain.value, widened(form.quant, least, domain.value))
+
+    def _read_scale(self, name: str, domain: Domain) -> float:
+        data = self._graph.tensors[name].data
+        quant = self._activation(name, domain).quant if data is None else constant_range(data, domain.value)
+        assert quant is not None
+        return quant.scale[0]
 
     def _requantize_after(self, op: TfOp, rule: OpRule, domain: Domain) -> _Form | None:
         """The planned output form, where a SAME operator of one input runs at its input's scale and is rescaled behind.

@@ -127,8 +127,8 @@ def _with_int8_weights(graph: TfGraph, op: TfOp) -> tuple[TfOp, TfGraph]:
     name = str(op.inputs[rule.weight])
     data = graph.tensors[name].data
     assert data is not None
-    # An output scale this small never makes the kernel's rescaling factor the limit: the weights' own rounding alone counts.
-    made = quantize_linear(data, rule.axis, None, input_scale=1.0, output_scale=1e-6, rounding=Rounding.BALANCED)
+    # No output scale, so that the kernel's rescaling factor is no limit: the weights' own rounding alone counts.
+    made = quantize_linear(data, rule.axis, None, input_scale=1.0, output_scale=None, rounding=Rounding.BALANCED)
     shape = [1] * data.ndim
     shape[rule.axis] = -1
     scale = np.asarray(made.quant.scale, np.float32)

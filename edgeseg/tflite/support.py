@@ -59,6 +59,8 @@ class OpRule:
         mixes: a SAME operator whose output is an average of inputs. Clipping before it is not clipping behind it, so it
             must run at its input's scale.
         least_ratio: the smallest input scale over output scale that XNNPACK takes; 0 for no limit that matters.
+        least_output: ``(factor, power)``: the kernel takes no output scale below ``factor * input scale ** power``. LiteRT ends the
+            process there (ADD, SQUARED_DIFFERENCE) or refuses the file. None for no such limit.
         integer_output: the output is an index or a truth value and has no scale.
     """
 
@@ -74,6 +76,7 @@ class OpRule:
     float_delegated: bool = True
     mixes: bool = False
     least_ratio: float = 0.0
+    least_output: tuple[float, int] | None = None
     integer_output: bool = False
 
     def operands(self, op: TfOp) -> tuple[int, ...]:
@@ -92,10 +95,10 @@ RULES: Mapping[str, OpRule] = {
     "TRANSPOSE_CONV": OpRule(data=(2,), weight=1, axis=0, bias=3, int16=True, delegated=True),
     "BATCH_MATMUL": OpRule(int16=True),
     # elementwise
-    "ADD": OpRule(int16=True, delegated=True, least_ratio=2.0**-10),
-    "SUB": OpRule(int16=True, delegated=True, least_ratio=2.0**-10),
+    "ADD": OpRule(int16=True, delegated=True, least_ratio=2.0**-10, least_output=(2.0**-13, 1)),
+    "SUB": OpRule(int16=True, delegated=True, least_ratio=2.0**-10, least_output=(2.0**-13, 1)),
     "MUL": OpRule(int16=True, delegated=True),
-    "SQUARED_DIFFERENCE": OpRule(),
+    "SQUARED_DIFFERENCE": OpRule(least_output=(2.0**-11, 2)),
     "MAXIMUM": OpRule(_SAME, int16=True),
     "MINIMUM": OpRule(_SAME, int16=True),
     "ABS": OpRule(int16=True),
@@ -106,7 +109,7 @@ RULES: Mapping[str, OpRule] = {
     "RELU6": OpRule(int16=True, delegated=True),
     "LEAKY_RELU": OpRule(int16=True, delegated=True),
     "PRELU": OpRule(),
-    "HARD_SWISH": OpRule(),
+    "HARD_SWISH": OpRule(least_output=(2.0**-6, 1)),
     "ELU": OpRule(delegated=True),
     "GELU": OpRule(),
     "LOGISTIC": OpRule(Scales.FIXED, fixed8=(1.0 / 256.0, -128), fixed16=_HALF, int16=True, delegated=True),

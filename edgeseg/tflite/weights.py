@@ -13,7 +13,7 @@ from edgeseg.tflite.graph import Array, Quant
 
 Float64 = npt.NDArray[np.float64]
 
-__all__ = ["LIMITS", "LinearWeights", "Rounding", "constant_range", "float32", "quantize_array", "quantize_linear"]
+__all__ = ["LIMITS", "LinearWeights", "Rounding", "constant_range", "float32", "quantize_array", "quantize_linear", "widened"]
 
 LIMITS: dict[str, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 """Smallest and largest integer of the types activations are quantized to."""
@@ -21,7 +21,8 @@ LIMITS: dict[str, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255), "i
 _WEIGHT_LIMIT = 127  # symmetric: -128 is never used, so that kernels may negate
 _BIAS_LIMIT = 2**30  # of an int32 bias; the other half of the range is left to the products added to it
 _SAME_SCALE = 1e-5  # rounding of a scale that was computed on another machine
-_SMALLEST_RATIO = 2.0**-24  # of (input scale * weight scale) / output scale
+_SMALLEST_RATIO, _LARGEST_RATIO = 2.0**-24, 255.0  # of (input scale * weight scale) / output scale
+_ANY_RATIO = 1e-6  # so small that the weights' own size decides
 
 
 class Rounding(StrEnum):
@@ -64,13 +65,25 @@ def constant_range(values: Array, dtype: str) -> Quant:
     return Quant((scale,), (int(np.clip(round(-128 - low / scale), -128, 127)),))
 
 
+def widened(quant: Quant, scale: float, dtype: str) -> Quant:
+    """The same range and more at a larger scale; symmetric stays symmetric.
+
+    >>> widened(Quant((0.5,), (-128,)), 1.0, "int8"), widened(Quant((0.5,), (28,)), 1.0, "int8")
+    (Quant(scale=(1.0,), zero_point=(-128,), axis=0), Quant(scale=(1.0,), zero_point=(-50,), axis=0))
+    """
+    wider, bottom, zero = float32(scale), LIMITS[dtype][0], quant.zero_point[0]
+    if dtype == "int16":
+        return Quant((wider,), (zero,))
+    return Quant((wider,), (round(bottom - (bottom - zero) * quant.scale[0] / wider),))
+
+
 def quantize_linear(
     weights: Array,
     axis: int,
     bias: Array | None,
     *,
     input_scale: float,
-    output_scale: float,
+    output_scale: float | None,
     wide_bias: bool = False,
     rounding: Rounding = Rounding.NEAREST,
     learned: LayerWeights | None = None,
@@ -78,14 +91,16 @@ def quantize_linear(
     """Weights of a convolution or matrix product, symmetric per index of ``axis``, and the bias that goes with them.
 
     A channel's scale is its largest magnitude over 127, made wider where the bias would not fit into int32, and where the
-    channel is so small that the kernel's rescaling factor would leave its range (a dead channel has any scale).
+    channel is so small that the kernel's rescaling factor would leave its range (a dead channel has any scale). Where it is so
+    large that one step of weight and input is 255 steps of the output, the scale is what the kernel still takes, and the weights
+    saturate.
 
     Args:
         weights: float32, finite.
         axis: of the output channels.
         bias: float32, one value a channel.
         input_scale: of the activation operand; the bias has scale ``input_scale * weight scale``.
-        output_scale: of the result.
+        output_scale: of the result; None where it does not matter yet.
         rounding: see Rounding.
         wide_bias: an int64 bias, as kernels with int16 activations take.
         learned: integers to take instead of rounding, and what to add to the bias.
@@ -95,9 +110,12 @@ def quantize_linear(
     """
     other = tuple(i for i in range(weights.ndim) if i != axis)
     peak = np.max(np.abs(np.asarray(weights, np.float64)), axis=other, initial=0.0)
-    scale = np.maximum(peak / _WEIGHT_LIMIT, _SMALLEST_RATIO * output_scale / input_scale)
+    ratio = _ANY_RATIO if output_scale is None else output_scale / input_scale
+    scale = np.maximum(peak / _WEIGHT_LIMIT, _SMALLEST_RATIO * ratio)
     if bias is not None and not wide_bias:
         scale = np.maximum(scale, np.abs(np.asarray(bias, np.float64)) / (input_scale * _BIAS_LIMIT))
+    if output_scale is not None:
+        scale = np.minimum(scale, _LARGEST_RATIO * ratio)
     scale = scale.astype(np.float32).astype(np.float64)
     shape = [1] * weights.ndim
     shape[axis] = scale.size
@@ -115,7 +133,8 @@ def quantize_linear(
         return LinearWeights(integers, quant, None, None)
     # The kernel multiplies in float32: its product is the scale that the bias has.
     product = (np.float32(input_scale) * scale.astype(np.float32)).astype(np.float64)
-    stored = np.rint(np.asarray(bias, np.float64) / product).astype(np.int64 if wide_bias else np.int32)
+    exact_bias = np.rint(np.asarray(bias, np.float64) / product)
+    stored = exact_bias.astype(np.int64) if wide_bias else np.clip(exact_bias, -_BIAS_LIMIT, _BIAS_LIMIT).astype(np.int32)
     return LinearWeights(integers, quant, stored, Quant(tuple(product.tolist()), (0,) * product.size, 0))
 
 

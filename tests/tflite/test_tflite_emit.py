@@ -26,6 +26,7 @@ from edgeseg.errors import StageError
 from edgeseg.quantize.plan import Domain, TensorQuant
 from edgeseg.quantize.ranges import Range, affine
 from edgeseg.spec import IoType
+from edgeseg.tflite.builder import GraphBuilder
 from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.flatbuffer import serialise
 from edgeseg.tflite.graph import Array, TfGraph
@@ -330,3 +331,49 @@ def test_the_float_graph_is_left_alone() -> None:
     quantize(graph, plan_of(graph, minmax(graph, inputs(graph))), io=IoType.UINT8)
     assert graph.ops == before.ops
     assert graph.tensors == before.tensors
+
+
+def _beside(made: GraphBuilder, kind: str) -> str:
+    """An operator whose output is as nothing beside its inputs."""
+    whole = made.graph.tensors["x"].shape
+    large = made.op("MUL", ("x", made.constant("factor", np.float32([2000.0]))), whole)
+    if kind == "HARD_SWISH":  # far below 0 but for a little
+        shifted = made.op("MINIMUM", (large, made.constant("top", np.float32([0.01]))), whole)
+        return made.op(kind, (shifted,), whole)
+    if kind == "ADD":
+        other = made.op("MUL", (large, made.constant("turn", np.float32([-1.0]))), whole)
+        return made.op(kind, (large, other), whole)
+    offset = made.constant("offset", np.float32([4e6]))
+    moved = made.op("ADD", ("x", offset), whole)
+    return made.op(kind, (moved, offset), whole)
+
+
+@pytest.mark.parametrize("kind", ["ADD", "SUB", "SQUARED_DIFFERENCE", "HARD_SWISH"])
+def test_scales_that_a_kernel_does_not_take_are_widened(kind: str) -> None:
+    """Below them LiteRT ends the process or refuses the file."""
+    made = builder()
+    graph = finish(made, _beside(made, kind))
+    images = inputs(graph)
+    ranges = minmax(graph, images)
+    out = graph.outputs[0]
+    ranges[out] = affine(Range(-1e-3, 1e-3))
+    quantized = quantize(graph, plan_of(graph, ranges, Domain.INT8, "MUL", "MINIMUM"))
+    wanted, got = run(graph, images), run(quantized, images)
+    largest = max(ranges[name].scale[0] for op in graph.ops if op.kind == kind for name in op.inputs if name in ranges)
+    for one, other in zip(wanted, got, strict=True):
+        assert np.isfinite(other[out]).all()
+        assert np.abs(one[out] - other[out]).max() <= 2 * largest + np.abs(one[out]).max()
+
+
+@pytest.mark.parametrize("bias", [0.0, 1e6])
+def test_a_channel_far_beyond_the_output_range_does_not_stop_the_file(bias: float) -> None:
+    """A kernel multiplies by less than 256; the other channels are as good as without it."""
+    weights = np.concatenate([normal(3, 3, 3, C), 1e7 * normal(1, 3, 3, C)])
+    made = builder()
+    graph = finish(made, conv(made, "x", weights, np.float32([0, 0, 0, bias])))
+    images = inputs(graph)
+    ranges = minmax(graph, images)
+    ranges["conv"] = affine(Range(-30.0, 30.0))
+    quantized = quantize(graph, plan_of(graph, ranges))
+    for one, other in zip(run(graph, images), run(quantized, images), strict=True):
+        assert snr(one["conv"][..., :3], other["conv"][..., :3]) > 25
