@@ -36,7 +36,6 @@ Codes: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.int64]
 # Pixels counted at a time: what is made on the way stays in the cache.
 _BLOCK = 1 << 18
 _BYTE = 256
-_PLANES = 3  # counting so many bytes' worth of codes plane by plane costs less than counting the codes
 _SPAN, _SPANS = 512, 8  # neighbours that are looked at to see whether a block is made of regions
 
 
@@ -134,15 +133,8 @@ def _unsigned(labels: Labels, name: str) -> npt.NDArray[np.uint16]:
 
 def _histogram(codes: Codes, cells: int) -> npt.NDArray[np.int64]:
     """Histogram int64 (cells,) of codes below ``cells``."""
-    counts: Matrix
-    if _is_made_of_regions(codes):
-        # Counting costs more than comparing, and masks are made of regions: runs are counted, each with its length.
-        counts = _count_runs(codes, cells)
-    elif cells <= _PLANES * _BYTE:
-        counts = _count_planes(codes, cells)
-    else:
-        counts = np.bincount(codes, minlength=cells)
-    return counts[:cells]
+    # Counting costs more than comparing, and masks are made of regions: runs are counted, each with its length.
+    return _count_runs(codes, cells) if _is_made_of_regions(codes) else np.bincount(codes, minlength=cells)
 
 
 def _is_made_of_regions(codes: Codes) -> bool:
@@ -171,20 +163,6 @@ def _count_bytes(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
         picture = Image.frombuffer("RGBA", (whole // 4, 1), codes[:whole], "raw", "RGBA", 0, 1)
         counts += np.array(picture.histogram(), np.int64).reshape(4, _BYTE).sum(axis=0)
     return counts
-
-
-def _count_planes(codes: Codes, cells: int) -> npt.NDArray[np.int64]:
-    """Histogram of codes of a few bytes' worth: for each value of the upper byte the lower bytes are counted, with 0 in place of
-    all others; the first plane is what the others leave of all lower bytes."""
-    low = codes.astype(np.uint8)
-    planes = [_count_bytes(low)]
-    for high in range(1, -(-cells // _BYTE)):
-        inside = (codes >= high * _BYTE) & (codes < (high + 1) * _BYTE)
-        plane = _count_bytes(low * inside)
-        plane[0] -= codes.size - np.count_nonzero(inside)
-        planes.append(plane)
-        planes[0] = planes[0] - plane
-    return np.concatenate(planes)
 
 
 def class_iou(confusion: npt.NDArray[np.integer] | Float64) -> Float64:
