@@ -72,7 +72,9 @@ class _Judge:
     def result(self) -> SubjectScores:
         if self.confusion is None:
             raise DataError("There was no image to evaluate.", hint="Give images and masks with --images and --masks.")
-        return SubjectScores(name=self.name, runtime=self.session.info.where, scores=self.confusion.compute())
+        info = self.session.info
+        runtime = info.runtime if info.device == "cpu" else f"{info.runtime} on {info.device}"
+        return SubjectScores(name=self.name, runtime=runtime, scores=self.confusion.compute())
 
 
 def evaluate_sessions(
