@@ -28,6 +28,7 @@ __all__ = ["Link", "RemoteOptions", "pack"]
 
 _VARIABLE = "EDGESEG_SSH"
 _CONNECT_S = 15
+_PARTING_S = 5.0
 _GREETING_LINES = 200  # what a login shell may print before our own first line
 
 Said = TypeVar("Said", bound=msgspec.Struct)
@@ -148,12 +149,15 @@ class Link(Generic[Said]):
             raise _why(self.device, self._options, self._process.returncode, said, self._greeted) from cut
 
     def close(self) -> None:
-        """End the connection, and with it what runs there."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None and not stream.closed:
-                _close(stream)
+        """End the connection, and with it what runs there; the far end is given a moment to remove what it was sent."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            _close(self._process.stdin)
+        try:
+            self._process.wait(_PARTING_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._out.close()
         self._said.close()
 
     def __enter__(self) -> Self:
