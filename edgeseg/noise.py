@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 
-__all__ = ["captured_python", "captured_stderr"]
+__all__ = ["captured_python", "captured_stderr", "captured_stdout"]
 
 
 @contextlib.contextmanager
@@ -43,9 +43,31 @@ def captured_python(*loggers: str) -> Iterator[io.StringIO]:
 def captured_stderr() -> Iterator[Callable[[], str]]:
     """Collect what native code writes to file descriptor 2; the function given returns it so far. Not for use by threads."""
     sys.stderr.flush()
-    saved = os.dup(2)
+    with _captured(2) as so_far:
+        try:
+            yield so_far
+        finally:
+            sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def captured_stdout() -> Iterator[Callable[[], str]]:
+    """As ``captured_stderr`` for file descriptor 1, which ``--json`` promises to one document."""
+    sys.stdout.flush()
+    _flush_native()
+    with _captured(1) as so_far:
+        try:
+            yield so_far
+        finally:
+            sys.stdout.flush()
+            _flush_native()
+
+
+@contextlib.contextmanager
+def _captured(descriptor: int) -> Iterator[Callable[[], str]]:
+    saved = os.dup(descriptor)
     with tempfile.TemporaryFile() as sink:
-        os.dup2(sink.fileno(), 2)
+        os.dup2(sink.fileno(), descriptor)
 
         def so_far() -> str:
             size = os.fstat(sink.fileno()).st_size
@@ -54,6 +76,12 @@ def captured_stderr() -> Iterator[Callable[[], str]]:
         try:
             yield so_far
         finally:
-            sys.stderr.flush()
-            os.dup2(saved, 2)
+            os.dup2(saved, descriptor)
             os.close(saved)
+
+
+def _flush_native() -> None:
+    """C++ holds back what it prints to a file or pipe, until exit if nobody asks: it would come out after the capture."""
+    import ctypes
+
+    ctypes.CDLL(None).fflush(None)

@@ -17,7 +17,7 @@ from edgeseg.errors import OutputError, StageError
 from edgeseg.facts import declared_input
 from edgeseg.graph import Format, Graph
 from edgeseg.model import Model, ModelKind
-from edgeseg.noise import captured_python
+from edgeseg.noise import captured_python, captured_stdout
 from edgeseg.onnxgraph.adopt import adopt
 from edgeseg.reference import nchw_shape, reference_module
 from edgeseg.spec import Layout, ModelSpec
@@ -70,7 +70,8 @@ def export_onnx(model: Model, spec: ModelSpec, out: Path, *, opset: int = DEFAUL
     failures: list[str] = []
     for name, route in routes.items():
         try:
-            with captured_python(*_LOGGERS) as noise:
+            # The TorchScript exporter prints the whole graph from C++ where it fails; the next route then succeeds in silence.
+            with captured_stdout(), captured_python(*_LOGGERS) as noise:
                 exported = route()
         except Exception as error:  # noqa: BLE001 - exporters raise any type; each is kept for the message
             failures.append(f"{name}: {type(error).__name__}: {_gist(error)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
@@ -288,6 +289,26 @@ def test_a_network_of_python_code_may_take_the_second_route(tmp_path: Path) -> N
     assert exported.route == "torchscript"
     assert any(note.startswith("torch.export:") for note in exported.notes)
     assert error(model, exported.graph, make_spec(), image()) < 1e-5
+
+
+def test_a_route_that_fails_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The TorchScript exporter has no pooling to a size that does not divide the map, and prints the whole graph from C++ to say
+    so. What it prints would stand before the document of --json."""
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Conv2d(3, CLASSES, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.net(x)
+            return y + nn.functional.interpolate(nn.functional.adaptive_avg_pool2d(y, 5), size=y.shape[-2:], mode="nearest")
+
+    model = saved(seeded(Pooled()), tmp_path / "m", "torchscript")
+    exported = export_onnx(model, make_spec(), tmp_path / "a.onnx")
+    assert exported.route == "torchscript to torch.export"
+    ctypes.CDLL(None).fflush(None)  # what C++ still holds back
+    assert capfd.readouterr().out == ""
 
 
 def test_both_errors_are_kept(tmp_path: Path) -> None:
