@@ -148,6 +148,7 @@ def run_compile(model_path: Path, target: Target, spec: ModelSpec, base: Path, o
         log.info("compile %s for %s", model_path, target.value)
         pipeline, graph, product = _run_chain(model, target, spec, calibration, options, work)
         manifest = _manifest(model, target, spec, base, calibration, options, pipeline, graph, product)
+        options.progress("writing")
         artifact = install(product, destination, manifest)
     if key is not None:
         try:

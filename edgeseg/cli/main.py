@@ -13,6 +13,7 @@ import traceback
 import click
 
 from edgeseg import __version__
+from edgeseg.cli.stopping import check_stopped, leave, listen
 from edgeseg.errors import EdgesegError
 
 __all__ = ["cli", "entry"]
@@ -84,14 +85,22 @@ def _say(message: str, hint: str) -> None:
     click.echo(textwrap.fill(text, width=width, break_long_words=False, break_on_hyphens=False), err=True)
 
 
+def _run() -> object:
+    try:
+        return cli.main(prog_name="edgeseg", standalone_mode=False)
+    except click.exceptions.Abort as error:
+        raise KeyboardInterrupt from error
+    except Exception:
+        check_stopped()  # a library may make an error of its own out of an interrupt
+        raise
+
+
 def entry() -> None:
     """Console entry point. Never shows a traceback for what a user can mend; ``EDGESEG_TRACEBACK=1`` shows it always."""
+    listen()
     try:
-        code = cli.main(prog_name="edgeseg", standalone_mode=False)
+        code = _run()
         sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Abort:
-        click.echo("edgeseg: stopped.", err=True)
-        sys.exit(130)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
@@ -106,7 +115,7 @@ def entry() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         click.echo("edgeseg: stopped.", err=True)
-        sys.exit(130)
+        leave()
     except BrokenPipeError:
         # The reader of our output went away (| head); what is left to say has nowhere to go.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - must stay open until the interpreter has flushed it

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from edgeseg.cli.stopping import check_stopped
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -78,6 +80,7 @@ class ProgressBar:
         self._progress.stop()
 
     def __call__(self, done: int, total: int) -> None:
+        check_stopped()
         self._progress.update(self._task, completed=done, total=total)
 
 
@@ -85,7 +88,12 @@ class ProgressBar:
 def status(title: str, *, enabled: bool = True) -> Iterator[Callable[[str], None]]:
     """A spinner with the running stage on stderr; nothing where stderr is not a terminal."""
     if not (enabled and sys.stderr.isatty()):
-        yield lambda _: None
+        yield lambda _: check_stopped()
         return
     with console(err=True).status(title) as spinner:
-        yield lambda stage: spinner.update(f"{title}: {stage}")
+
+        def update(stage: str) -> None:
+            check_stopped()
+            spinner.update(f"{title}: {stage}")
+
+        yield update

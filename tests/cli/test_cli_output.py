@@ -152,3 +152,26 @@ def test_interrupted(workshop: Workshop, tmp_path: Path) -> None:
     assert "Traceback" not in err
     assert err.rstrip().endswith("edgeseg: stopped.")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("instead", ["pass", "raise ImportError('initialization failed')"])
+def test_an_interrupt_that_a_library_swallows_is_not_lost(workshop: Workshop, tmp_path: Path, instead: str) -> None:
+    """As extensions do that run Python code: they drop what it raises or raise what they like. Here the user's own factory does."""
+    (tmp_path / "swallowing.py").write_text(
+        "import os, signal, tiny_net\n"
+        "def build():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt:\n"
+        f"        {instead}\n"
+        "    return tiny_net.Net()\n"
+    )
+    before = {*tmp_path.iterdir()}
+    done = edgeseg(
+        *("compile", workshop.model("weights.pt"), "--factory", "swallowing:build", "-t", "onnx-fp32", "-o", "out"),
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{workshop.folder}{os.pathsep}{tmp_path}"},
+    )
+    assert done.code == 130
+    assert done.err.rstrip().endswith("edgeseg: stopped.")
+    assert {path for path in tmp_path.iterdir() if path.name != "__pycache__"} == before
