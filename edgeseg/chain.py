@@ -140,8 +140,7 @@ class _QuantizeTflite:
     gives: Format = Format.TFLITE
 
     def run(self, graph: Graph | None, work: Path) -> Outcome:
-        from edgeseg.stages.quantize_tflite import QuantizeOptions, quantize_tflite
-        from edgeseg.stages.rewrite_tflite import rewrite_tflite
+        from edgeseg.stages.quantize_tflite import BEST_FLOAT, QuantizeOptions, quantize_tflite
 
         assert graph is not None
         options = QuantizeOptions(
@@ -159,7 +158,7 @@ class _QuantizeTflite:
         if self.options.tune_for in {TuneFor.X86_VNNI, TuneFor.ARM_DOTPROD}:
             return outcome  # meant for another processor: its time here tells nothing
         self.options.progress("INT8 against float")
-        return _raced(self.options, rewrite_tflite(graph, work / "rewritten.tflite").graph, outcome)
+        return _raced(self.options, Graph.of(work / BEST_FLOAT, Format.TFLITE), outcome)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from edgeseg.report.overlay import class_colors
 from edgeseg.report.page import Page, Picture, SearchFront, TargetSection, render
 from edgeseg.report.plots import Tried
 from edgeseg.report.result import BenchReport, DriftReport
-from edgeseg.stages.search_record import SearchRecord
+from edgeseg.stages.search_record import SearchRecord, pareto_of
 
 __all__ = ["DEFAULT_RULES", "ReportOptions", "build_page", "write_page"]
 
@@ -177,18 +177,7 @@ def _search(artifact: Artifact) -> SearchFront | None:
         record = msgspec.json.decode(path.read_bytes(), type=SearchRecord)
     except msgspec.DecodeError as error:
         raise ArtifactError(f"'{path}' cannot be read: {error}.", hint="Compile again.") from error
-    chosen = record.chosen.name
-    found = {one.name: one for one in (*record.front, record.chosen)}
-    tried = tuple(
-        Tried(
-            one.name,
-            (one.latency_ms if one.latency_ms is not None else one.predicted_ms) / record.float_ms,
-            one.drop,
-            one.latency_ms is not None,
-            one.name == chosen,
-        )
-        for one in found.values()
-    )
+    tried = tuple(Tried(one.name, one.time_ratio, one.drop, one.measured, one.chosen) for one in pareto_of(record))
     return SearchFront(tried, record.budget) if len(tried) > 1 else None
 
 

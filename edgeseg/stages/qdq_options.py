@@ -14,15 +14,13 @@ from edgeseg.onnxgraph.budget import Budgeted, BudgetSettings
 from edgeseg.preprocess import raw_threshold
 from edgeseg.session import ModelInput
 from edgeseg.spec import ModelSpec, OutputKind
-from edgeseg.stages.truth import TruthJudge
+from edgeseg.stages.truth import CHECKED, TruthJudge
 from edgeseg.stages.verdict import VETO
 
 __all__ = ["QdqOptions", "budget_notes"]
 
 _JUDGED = {"quick": 6, "normal": 16, "max": 32}
 """Calibration images on which the loss of mIoU is estimated, by effort."""
-_CHECKED = {"quick": 30, "normal": 100, "max": 1000}
-"""Calibration images with masks on which it is measured too."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class QdqOptions:
         """
         labelled = None
         if isinstance(calibration, CalibrationSet) and calibration.masks:
-            labelled = calibration.take(_CHECKED[self.effort])
+            labelled = calibration.take(CHECKED[self.effort])
         return BudgetSettings(
             points=self.budget if labelled is not None else CAUTION * self.budget,
             truth=TruthJudge(reference, labelled) if labelled is not None else None,

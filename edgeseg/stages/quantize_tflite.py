@@ -28,7 +28,7 @@ from edgeseg.spec import IoType, ModelSpec, OutputKind, TuneFor
 from edgeseg.stages.policy import parse_policy
 from edgeseg.stages.rewrite_tflite import OperatorCosts
 from edgeseg.stages.search_record import SearchRecord, record_of, search_notes
-from edgeseg.stages.truth import TruthJudge
+from edgeseg.stages.truth import CHECKED, TruthJudge
 from edgeseg.tflite.candidates import SearchResult, SearchSettings
 from edgeseg.tflite.cost import int8_share
 from edgeseg.tflite.effort import EFFORTS
@@ -48,13 +48,13 @@ from edgeseg.tflite.search import search
 from edgeseg.tflite.statistics import activations, collect
 from edgeseg.tflite.summaries import summarise
 
-__all__ = ["QuantizeOptions", "quantize_tflite"]
+__all__ = ["BEST_FLOAT", "QuantizeOptions", "quantize_tflite"]
+
+BEST_FLOAT = "rewritten.tflite"
 
 _STAGE = "quantize"
 _JUDGED = {"quick": 8, "normal": 20, "max": 40}
 """Calibration images that judge candidates, by effort."""
-_CHECKED = {"quick": 30, "normal": 100, "max": 1000}
-"""Calibration images with masks that finalists are scored on, by effort."""
 _FOLD_NOISE = 3e-3
 """Noise over signal at the output above which folding the normalisation costs more at the borders than exact pixels gain."""
 
@@ -106,7 +106,8 @@ def quantize_tflite(
     graph: Graph, calibration: CalibrationSet, spec: ModelSpec, work: Path, options: QuantizeOptions
 ) -> Outcome:
     """Quantize ``graph``; writes ``int8.tflite``, ``quantization.json`` and, after a search, ``search.json`` into ``work``;
-    ``weights.npz`` too where weights were learned.
+    ``weights.npz`` too where weights were learned, and ``BEST_FLOAT``, the fastest float form, which INT8 has to beat, where the
+    file is meant for the machine at hand.
 
     Raises:
         StageError: nothing runs in int8, or the plan asks for what no kernel does.
@@ -126,6 +127,8 @@ def quantize_tflite(
         )
     out = work / "int8.tflite"
     write(emitted, out)
+    if job.costs.stored is None:
+        write(job.best_float, work / BEST_FLOAT)
     plan = store_learned(job.learned, plan, work)
     (work / "quantization.json").write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=1))
     if search_record is not None:
@@ -155,6 +158,11 @@ class _Job:
     @cached_property
     def costs(self) -> OperatorCosts:
         return OperatorCosts.of(self.original, self.options.tune_for)
+
+    @cached_property
+    def best_float(self) -> TfGraph:
+        """The fastest float form of the network: what INT8 has to beat."""
+        return self.costs.best_float(self.original)[0]
 
     @property
     def boundary(self) -> Domain:
@@ -254,7 +262,7 @@ class _Job:
             # The search will choose among estimators, so each form is judged by the best of several.
             plans = (initial_plan(one.graph, _ranges(seen, each) | one.fixed, policy=policy) for each in _BALANCING)
             emitted = (quantize(one.graph, plan, integer_only=self.integer_only) for plan in plans)
-            noises.append(min(judge.score(graph).noise for graph in emitted))
+            noises.append(min(judge.score_of(graph).noise for graph in emitted))
         if noises[1] > _BALANCED * noises[0]:
             return prepared
         self.notes.append(f"{count} channels equalised")
@@ -295,7 +303,7 @@ class _Job:
             boundary=self.boundary,
             deadline=self.deadline - _REFINED.get(options.effort, 0.0) * options.time_limit_s,
             fixed=prepared.fixed,
-            baseline=(self.costs.best_float(self.original)[0], _values(image)),
+            baseline=(self.best_float, _values(image)),
             truth=self.truth(prepared),
             journal=self.journal(prepared),
             progress=options.progress,
@@ -322,7 +330,7 @@ class _Job:
         """Scores graphs against the masks of the calibration images, where there are any."""
         if not self.calibration.masks:
             return None
-        images = self.calibration.take(_CHECKED[self.options.effort])
+        images = self.calibration.take(CHECKED[self.options.effort])
         judge = TruthJudge(partial(streamed, self.original, _values), images)
         return lambda graph: judge(partial(streamed, graph, prepared.feed))
 
@@ -339,8 +347,8 @@ class _Job:
         stored = None if self.integer_only else self.costs.stored
         if stored is None:
             return msgspec.structs.replace(record, tuned_for=tune_for.value)
-        best_float = self.costs.best_float(self.original)[0]
-        predicted = result.best.predicted_us / fastest_us(stored(best_float), best_float, Domain.FLOAT, int8=False)
+        best_float = fastest_us(stored(self.best_float), self.best_float, Domain.FLOAT, int8=False)
+        predicted = result.best.predicted_us / best_float
         return msgspec.structs.replace(
             record, tuned_for=tune_for.value, costs=stored.source, predicted_ratio=round(predicted, 3)
         )

@@ -21,7 +21,10 @@ from edgeseg.preprocess import Int16, Prepared, decide, restore
 from edgeseg.session import ModelInput
 from edgeseg.spec import OutputKind
 
-__all__ = ["TruthJudge"]
+__all__ = ["CHECKED", "TruthJudge"]
+
+CHECKED = {"quick": 30, "normal": 100, "max": 1000}
+"""Calibration images with masks that a candidate is scored on, by effort."""
 
 
 @dataclass

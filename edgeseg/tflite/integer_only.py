@@ -59,7 +59,9 @@ def integer_search(
     def run(name: str, ranges: Mapping[str, TensorQuant]) -> Candidate:
         plan = initial_plan(graph, {**ranges, **settings.fixed}, policy=Policy.INTEGER_ONLY)
         score = Score(
-            *settings.journal.once(plan_key(plan), lambda: judge.score(quantize(graph, plan, integer_only=True)).values)
+            *settings.journal.once(
+                plan_key(plan), lambda: judge.score_of(quantize(graph, plan, integer_only=True), notes.append).values
+            )
         )
         log.info("%s: expected drop %.2f, %.1f dB", name, score.drop, score.snr_db)
         tried.append(Candidate(name, plan, score, 0.0, frozenset(op.id for op in graph.ops)))

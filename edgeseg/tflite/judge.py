@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg.errors import DataError
+from edgeseg.errors import DataError, ModelError
 from edgeseg.metrics.expected import ExpectedDrop
 from edgeseg.session import Float32, ModelInput
 from edgeseg.tflite.graph import TfGraph
@@ -102,6 +102,14 @@ class Judge:
         if not math.isfinite(error):
             return Score(drop=100.0, noise=math.inf, agreement=0.0)
         return Score(drop=drop.drop, noise=error / signal if signal else math.inf, agreement=equal / compared)
+
+    def score_of(self, graph: TfGraph, refused: Callable[[str], None] = lambda _: None) -> Score:
+        """As ``score``; a graph that the runtime refuses is out of the race, and ``refused`` is told why."""
+        try:
+            return self.score(graph)
+        except ModelError as error:
+            refused(error.message)
+            return Score(drop=100.0, noise=math.inf, agreement=0.0)
 
     def _decide(self, logits: Float32) -> npt.NDArray[np.intp]:
         labels: npt.NDArray[np.intp] = (

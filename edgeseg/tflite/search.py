@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from msgspec import structs
 
-from edgeseg.errors import ModelError
 from edgeseg.quantize.assignment import Choice, Link, assign, cost
 from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan, TensorQuant
@@ -282,14 +281,11 @@ class _Search:
     def _run(self, name: str, plan: QuantPlan) -> Candidate:
         int8 = frozenset(entry.op for entry in plan.ops if entry.domain is not Domain.FLOAT)
         predicted = cost(self._choices(), self._links(), int8, 0.0)
-        try:
-            score = Score(
-                *self._settings.journal.once(plan_key(plan), lambda: self._judge.score(quantize(self._graph, plan)).values)
-            )
-        except ModelError as error:
-            # The runtime refused this mixture; it is out of the race, and the manifest says so.
-            self._notes.append(f"{name}: {error.message}")
-            score = Score(drop=100.0, noise=math.inf, agreement=0.0)
+        measured = self._settings.journal.once(
+            plan_key(plan),
+            lambda: self._judge.score_of(quantize(self._graph, plan), lambda why: self._notes.append(f"{name}: {why}")).values,
+        )
+        score = Score(*measured)
         return Candidate(name, plan, score, predicted, int8)
 
     def _with_reasons(self, plan: QuantPlan) -> QuantPlan:

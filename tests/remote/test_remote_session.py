@@ -6,12 +6,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from loopback import Loopback, python_that, start
+from loopback import Loopback, python_that
 from shell import edgeseg, refused
 from workshop import Workshop, build_workshop
 
@@ -22,16 +21,6 @@ from edgeseg.session import ModelInput, infer
 from edgeseg.subject import open_subject
 
 HERE = RemoteOptions(python=sys.executable)
-
-
-@pytest.fixture(scope="module")
-def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
-    found, process = start(tmp_path_factory.mktemp("sshd"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGESEG_SSH", found.client)
-        yield found
-    process.terminate()
-    process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from loopback import WITHOUT_EDGESEG, Loopback, free_port, python_that, start, tiny_onnx
+from loopback import WITHOUT_EDGESEG, Loopback, free_port, python_that, tiny_onnx
 from shell import COMMAND, edgeseg, environment, refused
 
 from edgeseg.bench.device import parse_device
@@ -21,16 +20,6 @@ from edgeseg.errors import EnvironmentLack, UsageError
 from edgeseg.remote.ssh import RemoteOptions, run_there
 
 HERE = RemoteOptions(python=sys.executable)
-
-
-@pytest.fixture(scope="module")
-def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
-    found, process = start(tmp_path_factory.mktemp("sshd"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGESEG_SSH", found.client)
-        yield found
-    process.terminate()
-    process.wait()
 
 
 def test_the_same_benchmark_runs_there(loopback: Loopback, tmp_path: Path) -> None:

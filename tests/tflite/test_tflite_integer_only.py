@@ -29,7 +29,7 @@ def searched(graph: TfGraph, images: list[Array], budget: float = 0.3) -> Search
     observers = {name: Observer(name) for name in activations(graph)}
     collect(graph, images, lambda name, values: observers[name].update(values))
     judge = Judge(graph, images, images, threshold=0.5, probability=False)
-    settings = SearchSettings(budget=budget, effort=EFFORTS["normal"], boundary=Domain.INT8, deadline=time.monotonic() + 60)
+    settings = SearchSettings(budget=budget, effort=EFFORTS["normal"], boundary=Domain.INT8, deadline=time.monotonic() + 600)
     return integer_search(graph, observers, judge, images[0], settings)
 
 
