@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from edgeseg.chain import ChainOptions, build_chain
 from edgeseg.data.calibration import CalibrationSet
 from edgeseg.errors import DataError, StageError
@@ -24,8 +21,7 @@ from edgeseg.onnxgraph.planning import initial_plan, quantized_tensors
 from edgeseg.onnxgraph.qdq import QdqStyle, insert_qdq
 from edgeseg.onnxgraph.statistics import collect, run_images
 from edgeseg.onnxgraph.view import load_model
-from edgeseg.preprocess import raw_threshold
-from edgeseg.session import Float32
+from edgeseg.preprocess import decide, raw_threshold
 from edgeseg.spec import IoType, ModelSpec, OutputKind, Target
 
 __all__ = ["outcome_of_halves"]
@@ -86,7 +82,7 @@ def outcome_of_halves(
             one, other = outputs[0][place], outputs[1][place]
             drops[0].update(logits, one)
             drops[1].update(logits, other)
-            same = _decided(one, spec) == _decided(other, spec)
+            same = decide(one[0], spec) == decide(other[0], spec)
             equal, pixels = equal + int(same.sum()), pixels + same.size
             done += 1
             progress(done, total)
@@ -112,9 +108,3 @@ def _float_graph(model: Model, spec: ModelSpec, calibration: CalibrationSet, wor
         graph = stage.run(graph, work).graph
     assert graph is not None
     return graph
-
-
-def _decided(logits: Float32, spec: ModelSpec) -> npt.NDArray[np.intp]:
-    if logits.shape[1] == 1:
-        return np.asarray(logits[0, 0] > raw_threshold(spec), np.intp)
-    return np.asarray(logits[0].argmax(axis=0), np.intp)

@@ -124,6 +124,7 @@ def test_the_report_judges_the_simulation_and_times_nothing(artifact: Path, tmp_
     text = page.read_text(encoding="utf-8")
     assert "engine not built: " in text
     assert "simulation on onnxruntime" in text
+    assert "Time ratio" not in text
     assert "<dt>time /" not in text
     assert 'id="latency"' not in text
 
