@@ -93,7 +93,9 @@ def test_a_hang_ends_at_the_limit_with_all_its_children(tmp_path: Path) -> None:
     with pytest.raises(StageTimeout, match="after 3 s"):
         call(Job("hang", path=str(tmp_path / "pid")), tmp_path, limit=3)
     assert time.monotonic() - started < 20
-    assert all(gone(int(pid)) for pid in (tmp_path / "pid").read_text().split())
+    # Killed at once; a grandchild is gone when whoever inherited it has noticed, which a busy machine puts off.
+    for pid in (tmp_path / "pid").read_text().split():
+        wait_until(lambda pid=pid: gone(int(pid)))
 
 
 def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
