@@ -27,7 +27,7 @@ def choose_name(shapes: Mapping[str, tuple[int, ...]], wanted: str | None, *, wh
 
     Args:
         shapes: name to shape of every output. Unnamed outputs go by their index.
-        wanted: the user's choice (``--output-name``), or None.
+        wanted: the user's choice (``--output-name``), a name or a position from 0, or None. A name goes first.
         what: the file, for messages.
 
     Raises:
@@ -35,11 +35,15 @@ def choose_name(shapes: Mapping[str, tuple[int, ...]], wanted: str | None, *, wh
 
     >>> choose_name({"out": (1, 21, 64, 64), "aux": (1, 21, 64, 64)}, None, what="m.pt")
     'out'
+    >>> choose_name({"out": (1, 21, 64, 64), "aux": (1, 21, 64, 64)}, "1", what="m.pt")
+    'aux'
     """
     listing = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "none"
     if wanted is not None:
         if wanted in shapes:
             return wanted
+        if wanted.isdecimal() and int(wanted) < len(shapes):
+            return list(shapes)[int(wanted)]
         raise ModelError(f"{what} has no output named '{wanted}'. Its outputs: {listing}.", hint="Choose one of them.")
     images = [name for name, shape in shapes.items() if len(shape) == 4]
     if len(images) == 1:

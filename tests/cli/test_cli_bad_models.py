@@ -152,7 +152,7 @@ def test_two_outputs_of_an_onnx_file(workshop: Workshop, tmp_path: Path) -> None
     refused(compiled(tmp_path / "two.onnx", workshop, tmp_path), 1, "edges", "regions", "--output-name")
     outcome = compiled(tmp_path / "two.onnx", workshop, tmp_path, "--output-name", "regions")
     assert outcome.code == 0, outcome.err
-    judged = edgeseg("eval", tmp_path / "two.onnx", "--spec", workshop.spec, "--output-name", "regions", "--json", cwd=tmp_path)
+    judged = edgeseg("eval", tmp_path / "two.onnx", "--spec", workshop.spec, "--output-name", "0", "--json", cwd=tmp_path)
     assert judged.code == 0, judged.err
     document = judged.document()
     assert isinstance(document, dict)

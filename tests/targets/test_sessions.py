@@ -266,8 +266,11 @@ def test_several_outputs(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "two.onnx")
     with pytest.raises(ModelError, match=r"2 outputs.*scores \(1, 5, 6, 10\), negative"):
         open_onnx(tmp_path / "two.onnx")
-    with open_onnx(tmp_path / "two.onnx", output_name="negative") as session:
-        np.testing.assert_allclose(infer(session, IMAGE), -conv(IMAGE.values), atol=1e-5)
+    for chosen in ("negative", "1"):
+        with open_onnx(tmp_path / "two.onnx", output_name=chosen) as session:
+            np.testing.assert_allclose(infer(session, IMAGE), -conv(IMAGE.values), atol=1e-5)
+    with pytest.raises(ModelError, match=r"no output named '2'.*scores"):
+        open_onnx(tmp_path / "two.onnx", output_name="2")
 
 
 def test_profile_names_the_operators(tmp_path: Path) -> None:
