@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from edgeseg.errors import StageError
+from edgeseg.pipeline import OUT_OF_TIME
+from edgeseg.quantize.journal import plan_key
 from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import QuantPlan, TensorQuant
 from edgeseg.quantize.ranges import choose
@@ -23,7 +25,6 @@ from edgeseg.tflite.downstream import Downstream
 from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.harm import HarmMeter
-from edgeseg.tflite.journal import plan_key
 from edgeseg.tflite.judge import Judge, Score, latency
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.runtime import Feed
@@ -87,7 +88,7 @@ def integer_search(
                 best = candidate
                 notes.append(f"{len(better)} ranges widened, by the tensor's own harm at the output")
         if settings.late:
-            notes.append("time ran out while measuring harm")
+            notes.append(f"{OUT_OF_TIME} while measuring harm")
     return _timed(graph, image, best, tried, notes, settings)
 
 

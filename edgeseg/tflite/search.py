@@ -21,7 +21,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from msgspec import structs
 
+from edgeseg.pipeline import OUT_OF_TIME
 from edgeseg.quantize.assignment import Choice, Link, assign, cost
+from edgeseg.quantize.journal import plan_key
 from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan, TensorQuant
 from edgeseg.quantize.ranges import choose
@@ -32,7 +34,6 @@ from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.finals import decide
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.harm import Harm, HarmMeter, completed
-from edgeseg.tflite.journal import plan_key
 from edgeseg.tflite.judge import Judge, Score
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import choices_of, links_of
@@ -147,7 +148,7 @@ class _Search:
                 meter.weights_of(op)
         self._choose_ranges(tensors, meter, late)
         if late():
-            self._notes.append("time ran out while measuring harm; the rest was taken as average")
+            self._notes.append(f"{OUT_OF_TIME} while measuring harm; the rest was taken as average")
         self._harm = Harm(tensors, completed(meter.known_weights(), [op.id for op in weighing]))
 
     def _choose_ranges(self, harm: dict[str, float], meter: HarmMeter, late: Callable[[], bool]) -> None:
@@ -207,7 +208,7 @@ class _Search:
         low, high = math.log(saving / total) - 7.0, math.log(saving / total) + 9.0
         for step in range(self._settings.effort.steps):
             if self._settings.late:
-                self._notes.append("time ran out during the bisection")
+                self._notes.append(f"{OUT_OF_TIME} during the bisection")
                 return
             middle = (low + high) / 2
             self._say(f"assignment {step + 1} of {self._settings.effort.steps}")
@@ -237,7 +238,10 @@ class _Search:
             reverse=True,
         )
         for choice in by_worth:
-            if self._settings.late or attempts >= 2 * self._settings.effort.steps:
+            if attempts >= 2 * self._settings.effort.steps:
+                return
+            if self._settings.late:
+                self._notes.append(f"{OUT_OF_TIME} while moving operators back to int8")
                 return
             grown = current.int8 | {choice.op}
             gain = cost(choices, links, current.int8, 0.0) - cost(choices, links, grown, 0.0)
