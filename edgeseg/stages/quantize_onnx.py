@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from edgeseg.data.calibration import CalibrationSet
-from edgeseg.errors import StageError, UsageError
+from edgeseg.errors import StageError
 from edgeseg.graph import Format, Graph
 from edgeseg.onnxgraph.budget import hold_budget
 from edgeseg.onnxgraph.kernels import INTEGER_WEIGHTED, QuantizedShare, quantized_share, runtime_operators
@@ -26,7 +26,7 @@ from edgeseg.onnxgraph.view import WEIGHTED, load_model
 from edgeseg.pipeline import OUT_OF_TIME, Outcome
 from edgeseg.quantize.estimate import Trial, decision_snr, refine, relax
 from edgeseg.quantize.journal import SearchJournal, plan_key
-from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan
+from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan, read_plan
 from edgeseg.session import ModelInput
 from edgeseg.spec import Layout, ModelSpec
 from edgeseg.stages.qdq_options import QdqOptions, budget_notes
@@ -35,7 +35,7 @@ from edgeseg.stages.search_journal import resumed_notes
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["ImageSet", "QuantizeResult", "SearchSettings", "quantize_onnx", "quantize_onnx_stage", "read_plan"]
+__all__ = ["ImageSet", "QuantizeResult", "SearchSettings", "quantize_onnx", "quantize_onnx_stage"]
 
 _STAGE = "quantize"
 # Judged on a few images, choices among hundreds of tensors fit those images: measured on five networks, single tensors changed
@@ -209,20 +209,6 @@ def quantize_onnx(
     out.write_bytes(quantized.SerializeToString())
     made = Graph.of(out, Format.ONNX, pixels=graph.pixels)
     return QuantizeResult(made, plan, quantized_share(quantized), score, trials, notes)
-
-
-def read_plan(path: Path) -> QuantPlan:
-    """Read ``quantization.json``.
-
-    Raises:
-        UsageError: it is missing or not a plan.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=QuantPlan)
-    except (OSError, msgspec.DecodeError) as error:
-        raise UsageError(
-            f"{path} is not a quantization plan: {error}.", hint="Give the quantization.json of an INT8 artifact."
-        ) from error
 
 
 def _search(

@@ -21,7 +21,7 @@ from edgeseg.preprocess import raw_threshold
 from edgeseg.quantize.journal import SearchJournal
 from edgeseg.quantize.learned import LayerWeights, load_learned, store_learned
 from edgeseg.quantize.observe import Observer
-from edgeseg.quantize.plan import Domain, QuantPlan, TensorQuant
+from edgeseg.quantize.plan import Domain, QuantPlan, TensorQuant, read_plan
 from edgeseg.quantize.ranges import choose
 from edgeseg.session import Float32, ModelInput
 from edgeseg.spec import IoType, ModelSpec, OutputKind, TuneFor
@@ -187,7 +187,7 @@ class _Job:
     def run(self) -> tuple[_Prepared, QuantPlan, SearchRecord | None]:
         options = self.options
         if options.plan is not None:
-            given = _read_plan(options.plan)
+            given = read_plan(options.plan)
             self.learned = load_learned(given, options.plan.parent)
             names = tuple(name for name in given.passes if name != _EQUALISE)
             prepared = self.folded(apply(self.original, names)[0], names)
@@ -378,12 +378,3 @@ def _ranges(observers: Mapping[str, Observer], estimator: str = _BALANCING[0]) -
 def _values(image: ModelInput) -> Float32:
     """float32 (1, H, W, C)."""
     return np.ascontiguousarray(image.values.transpose(0, 2, 3, 1))
-
-
-def _read_plan(path: Path) -> QuantPlan:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=QuantPlan)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise UsageError(
-            f"'{path}' is not a quantization plan: {error}.", hint="Give a quantization.json that a compile has written."
-        ) from error

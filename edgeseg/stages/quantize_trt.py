@@ -29,11 +29,11 @@ from edgeseg.onnxgraph.trt_rules import Finding, check_trt
 from edgeseg.onnxgraph.view import GraphView, load_model
 from edgeseg.pipeline import Outcome
 from edgeseg.quantize.estimate import decision_snr
-from edgeseg.quantize.plan import QuantPlan
+from edgeseg.quantize.plan import QuantPlan, read_plan
 from edgeseg.session import Float32, ModelInput
 from edgeseg.spec import Layout, ModelSpec
 from edgeseg.stages.qdq_options import QdqOptions, budget_notes
-from edgeseg.stages.quantize_onnx import ImageSet, QuantizeResult, SearchSettings, quantize_onnx, read_plan
+from edgeseg.stages.quantize_onnx import ImageSet, QuantizeResult, SearchSettings, quantize_onnx
 from edgeseg.stages.search_journal import resumed_notes
 from edgeseg.trt.half import LARGEST_HALF, half_tensors, to_half
 from edgeseg.trt.opset import HALF_OPSET, WEAK_OPSET, at_opset
