@@ -207,6 +207,7 @@ def _qdq_options(options: ChainOptions) -> QdqOptions:
         effort=options.effort,
         budget=options.budget,
         time_limit_s=options.search_limit_s,
+        resumes=options.resumes,
         progress=options.progress,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeseg.errors import UsageError
+from edgeseg.quantize.plan import read_plan
 from edgeseg.spec import Head, IoType, Target, TuneFor
 from edgeseg.stages.policy import parse_policy
 from edgeseg.trt.build import BuildSettings
@@ -20,7 +21,7 @@ class CompileOptions:
 
     Attributes:
         output: the artifact's folder; by default ``build/<model>-<target>`` in the current folder.
-        io: element type of an INT8 file's input and output; float32 where None, int8 for integer-only hardware.
+        io: element type of a tflite-int8 file's input and output; float32 where None, int8 for integer-only hardware.
         images: calibration images (folders or globs) in place of the spec's.
         masks: their masks (folder or glob) in place of the spec's; where there are any, what INT8 loses is measured on them too.
         count, seed: how many of them, and which, in place of the spec's.
@@ -32,7 +33,7 @@ class CompileOptions:
         use_cache: give the artifact back without work when nothing has changed.
         plan: an edited ``quantization.json`` to carry out.
         policy: ``auto`` (measure), ``full`` (everything that has an INT8 kernel) or ``float-ops=KIND,...``.
-        effort: ``quick``, ``normal`` or ``max``: how much is measured.
+        effort: ``quick``, ``normal`` or ``max``: how much is measured; for tflite-int8, ``max`` learns weights too.
         budget: largest loss of mIoU the search may accept, in points.
         search_limit_s: seconds the search may take.
         tune_for: what a tflite-int8 file is made fast for: see ``TuneFor``.
@@ -73,9 +74,15 @@ class CompileOptions:
         """Refuse what contradicts itself, before any work.
 
         Raises:
-            UsageError: there is no such policy, ``tune_for`` does not fit the target or the element type, or ``head`` the target.
+            UsageError: there is no such policy, an option does not fit the target or another option, or the plan is none or of
+                another target.
         """
         parse_policy(self.policy, self.tune_for)
+        self._check_element_type(target)
+        if self.plan is not None:
+            self._check_plan(self.plan, target)
+        elif self.policy != "auto" and not target.is_int8:
+            raise UsageError(f"--policy is for INT8 targets, not for {target}.", hint=_int8_instead(target))
         if self.head is not Head.LOGITS and target.runtime == "tensorrt":
             raise UsageError(f"{target} gives logits only.", hint=f"Leave --output {self.head} out, or choose another target.")
         if self.tune_for is TuneFor.HERE:
@@ -89,3 +96,41 @@ class CompileOptions:
             raise UsageError(
                 "Integer-only hardware cannot take or give float32.", hint="Give --io int8 or --io uint8, or leave it out."
             )
+        given = "--plan" if self.plan is not None else f"--policy {self.policy}"
+        if self.tune_for is not TuneFor.INTEGER_ONLY and given != "--policy auto":
+            raise UsageError(
+                f"--tune-for {self.tune_for} chooses by the stored operator costs, and {given} leaves nothing to choose.",
+                hint=f"Leave one of the two out; a plan that was made with --tune-for {self.tune_for} is carried out without it.",
+            )
+
+    def _check_element_type(self, target: Target) -> None:
+        if self.io in {None, IoType.FLOAT32} or target is Target.TFLITE_INT8:
+            return
+        raise UsageError(
+            f"{target} takes and gives float32; --io {self.io} is for tflite-int8.",
+            hint="Leave --io out, or give --target tflite-int8.",
+        )
+
+    def _check_plan(self, path: Path, target: Target) -> None:
+        if not target.is_int8:
+            raise UsageError(f"--plan is for INT8 targets, not for {target}.", hint=_int8_instead(target))
+        if self.policy != "auto":
+            raise UsageError(
+                f"--plan says of every operator what it runs in, and so does --policy {self.policy}.",
+                hint="Leave one of the two out; the plan can be edited.",
+            )
+        if self.effort == "max" and target is Target.TFLITE_INT8:
+            raise UsageError(
+                "--effort max learns weights, and a plan is carried out with those it names.",
+                hint="Leave --effort out, or --plan.",
+            )
+        plan = read_plan(path)
+        if plan.runtime != target.runtime:
+            raise UsageError(
+                f"'{path}' is a plan for {plan.runtime}, not for {target}.",
+                hint=f"Give the quantization.json of an artifact made for {target}.",
+            )
+
+
+def _int8_instead(target: Target) -> str:
+    return f"Leave it out, or give --target {target.runtime}-int8."

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from edgeseg.artifact import SpeedRecord, load_artifact
+from edgeseg.artifact import Manifest, SpeedRecord, load_artifact
 from edgeseg.errors import UsageError
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan
 from edgeseg.stages.search_record import SearchRecord
+from edgeseg.stages.verdict import speed_notes
 
 __all__ = ["Explanation", "FloatRegion", "explain"]
 
@@ -33,6 +34,9 @@ class FloatRegion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """``notes``: what the manifest says of how the plan came about; ``search``: None where it was given, or made without timing
+    mixtures."""
+
     schema: int = 1
     name: str
     int8_operators: int
@@ -40,6 +44,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     regions: tuple[FloatRegion, ...]
     search: SearchRecord | None
     speed: SpeedRecord | None = None
+    notes: tuple[str, ...] = ()
 
 
 def explain(folder: Path) -> Explanation:
@@ -67,7 +72,14 @@ def explain(folder: Path) -> Explanation:
         regions=_regions(plan),
         search=search,
         speed=artifact.manifest.speed,
+        notes=_notes(artifact.manifest),
     )
+
+
+def _notes(manifest: Manifest) -> tuple[str, ...]:
+    """Of the stage that quantized, without those on speed, which are told apart."""
+    told = frozenset(speed_notes(manifest.speed)) if manifest.speed is not None else frozenset()
+    return tuple(note for stage in manifest.stages if stage.name == "quantize" for note in stage.notes if note not in told)
 
 
 def _regions(plan: QuantPlan) -> tuple[FloatRegion, ...]:

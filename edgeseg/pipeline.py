@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Protocol
 
 from edgeseg.artifact import AgreementRecord, SpeedRecord, StageRecord
+from edgeseg.errors import CheckFailed
 from edgeseg.graph import Format, Graph
 from edgeseg.resident import peak_bytes
 from edgeseg.session import TensorInfo
 
-__all__ = ["Check", "Outcome", "Pipeline", "Progress", "Stage", "TensorInfo", "peak_mb"]
+__all__ = ["OUT_OF_TIME", "Check", "Outcome", "Pipeline", "Progress", "Stage", "TensorInfo", "peak_mb"]
 
 Progress = Callable[[str], None]
+
+OUT_OF_TIME = "time ran out"
+"""Begins each note of a stage whose search was cut short by its time limit."""
 
 
 def peak_mb() -> float:
@@ -86,7 +90,7 @@ class Pipeline:
             self.progress(stage.name)
             started = time.monotonic()
             outcome = stage.run(graph, work)
-            agreement = self.check(stage, graph, outcome.graph)
+            agreement = self._checked(stage, graph, outcome)
             self.records.append(
                 StageRecord(
                     name=stage.name,
@@ -101,3 +105,13 @@ class Pipeline:
         if graph is None:
             raise ValueError("a pipeline needs at least one stage")
         return graph
+
+    def _checked(self, stage: Stage, before: Graph | None, outcome: Outcome) -> AgreementRecord:
+        """Where the check fails after a search that was cut short, more time is the first remedy."""
+        try:
+            return self.check(stage, before, outcome.graph)
+        except CheckFailed as error:
+            cut = next((note for note in outcome.notes if note.startswith(OUT_OF_TIME)), None)
+            if cut is not None:
+                error.hint = f"Give a longer --time-limit: {cut}. {error.hint}"
+            raise

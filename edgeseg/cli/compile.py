@@ -43,7 +43,7 @@ __all__ = ["command"]
 @click.option(
     "--io",
     type=click.Choice([io.value for io in IoType]),
-    help="Element type of an INT8 file's input and output.  [default: float32; int8 for --tune-for integer-only]",
+    help="Element type of a tflite-int8 file's input and output.  [default: float32; int8 for --tune-for integer-only]",
 )
 @click.option(
     "--tune-for",
@@ -64,7 +64,7 @@ __all__ = ["command"]
     type=click.Choice(["quick", "normal", "max"]),
     default="normal",
     show_default=True,
-    help="INT8: how much is measured.",
+    help="INT8: how much is measured; for tflite-int8, max learns weights too.",
 )
 @click.option("--time-limit", default="10m", show_default=True, help="INT8: longest search (90s, 10m).")
 @click.option(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgeseg.cli.show import json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from edgeseg.stages.search_record import SearchRecord
 
 __all__ = ["command"]
 
@@ -41,10 +45,13 @@ def command(artifact: Path, as_json: bool) -> None:
     if found.speed is not None:
         for note in speed_notes(found.speed):
             click.echo(f"  {note}")
-    if found.search is None:
-        click.echo("There is no search.json: what was tried stands in the manifest (edgeseg inspect), or the plan was given.")
-        return
-    search = found.search
+    if found.search is not None:
+        _show_tried(found.search)
+    for note in found.notes:
+        click.echo(f"  {note}")
+
+
+def _show_tried(search: SearchRecord) -> None:
     print_table(
         f"What was tried (budget {search.budget:g} points, float {search.float_ms:.2f} ms)",
         ("mixture", "int8 operators", "predicted ms", "expected loss", "dB", "measured ms", ""),
@@ -63,7 +70,3 @@ def command(artifact: Path, as_json: bool) -> None:
     )
     for line in search.costs:
         click.echo(f"  costs of {search.tuned_for}: {line}")
-    if search.predicted_ratio is not None:
-        click.echo(f"  {search.predicted_ratio:.2f} of the float time: predicted for {search.tuned_for}, not measured there")
-    for note in search.notes:
-        click.echo(f"  {note}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from edgeseg.session import Float32, ModelInput
@@ -21,6 +21,19 @@ class MeasuredDrop:
     low: float | None
     high: float | None
     images: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> MeasuredDrop:
+        """From ``values``."""
+        drop, images, *interval = values
+        low, high = interval or (None, None)
+        return cls(drop=drop, low=low, high=high, images=int(images))
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The loss, the images, and the ends of the interval where there is one: what ``of`` takes."""
+        between = () if self.low is None or self.high is None else (self.low, self.high)
+        return (self.drop, self.images, *between)
 
     @property
     def worst(self) -> float:

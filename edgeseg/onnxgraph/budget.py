@@ -8,6 +8,7 @@ return first. How many must is found by halving, each time by the loss of the wh
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ from edgeseg.onnxgraph.planning import with_float
 from edgeseg.onnxgraph.qdq import QdqStyle, insert_qdq
 from edgeseg.onnxgraph.statistics import streamed
 from edgeseg.onnxgraph.view import WEIGHTED, GraphView
+from edgeseg.pipeline import OUT_OF_TIME
 from edgeseg.quantize.estimate import decision_snr
+from edgeseg.quantize.journal import SearchJournal, plan_key
 from edgeseg.quantize.plan import Domain, QuantPlan
 from edgeseg.session import Float32, ModelInput
 from edgeseg.spec import Layout
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BudgetSettings", "Budgeted", "Mixture", "hold_budget"]
 
+_TRYING = 0.75  # of the time left
 _HELD = 512 * 2**20  # bytes of float outputs kept to compare with
 _FEWEST = 4  # images that are compared even where their outputs are larger than that
 
@@ -40,7 +44,9 @@ class BudgetSettings:
     points: of mIoU that int8 may cost, estimated.
     probes: images on which single operators are tried.
     threshold, probability: of a one-channel output, as for ``ExpectedDrop``.
-    limit_s: seconds that trying single operators may take; those not reached return to float last.
+    deadline: of the clock. A quarter of the time left is kept for what makes use of the single operators' harm; operators that
+        were not reached return to float last.
+    journal: what an interrupted search of the same graph on the same images has measured.
     search: False only measures the plan.
     truth: measures what a network loses against masks; where there are any, a loss is the larger of the estimate and the upper
         end of what was measured, which is asked for only of mixtures whose estimate is within the budget.
@@ -50,7 +56,8 @@ class BudgetSettings:
     probes: int = 2
     threshold: float = 0.0
     probability: bool = False
-    limit_s: float = 600.0
+    deadline: float = math.inf
+    journal: SearchJournal = field(default_factory=SearchJournal)
     search: bool = True
     truth: Callable[[Runner], MeasuredDrop] | None = None
 
@@ -73,7 +80,7 @@ class Mixture:
 @dataclass(frozen=True)
 class Budgeted:
     """``drop``: the plan's expected loss, points, on ``images``; ``within`` the budget or not. ``tried``: in the order of trying,
-    the plan as it was given first. ``measured``: the plan's loss against masks."""
+    the plan as it was given first. ``measured``: the plan's loss against masks. ``notes``: what time ran out on."""
 
     plan: QuantPlan
     drop: float
@@ -81,6 +88,7 @@ class Budgeted:
     images: int
     tried: tuple[Mixture, ...]
     measured: MeasuredDrop | None = None
+    notes: tuple[str, ...] = ()
 
 
 def hold_budget(
@@ -100,31 +108,40 @@ def hold_budget(
     Args:
         model: the float graph that ``plan`` is for.
         images: prepared calibration images to judge on, at least one.
+        progress: told before each measurement what is measured, and the best mixture so far.
 
     Returns:
         Where no mixture with at least one int8 operator is within the budget: the one of least loss, ``within`` False.
     """
-    job = _Job(model, plan, images, settings, style, pixels, layout)
+    job = _Job(model, plan, images, settings, style, pixels, layout, progress)
     first = job.drop(())
     if first <= settings.points or not settings.search:
         return Budgeted(plan, first, first <= settings.points, len(job.kept), tuple(job.tried), job.tried[0].measured)
-    progress("trying operators one by one")
-    order = job.by_harm(clock() + settings.limit_s, clock)
-    progress("looking for the fewest float operators")
+    order = job.by_harm(settings.deadline, clock)
+    notes = [] if len(job.noise) == len(order) else [f"{OUT_OF_TIME} while operators were tried one by one"]
     # Invariant: the first `enough` operators in float suffice, the first `few` do not. One operator stays int8 in any case.
     few, enough = 0, len(order)
     while enough - few > 1:
+        if clock() > settings.deadline:
+            notes.append(f"{OUT_OF_TIME} while looking for the fewest float operators")
+            break
         middle = (few + enough) // 2
+        job.say(f"looking for the fewest float operators: {middle}")
         if job.drop(order[:middle]) <= settings.points:
             enough = middle
         else:
             few = middle
-    best = min(job.tried, key=lambda one: (one.drop > settings.points, one.floats if one.drop <= settings.points else one.drop))
-    if best.floats == 0:
-        return Budgeted(plan, first, False, len(job.kept), tuple(job.tried), best.measured)
-    chosen = order[: best.floats]
-    kept = with_float(model, plan, {op: job.reason(op) for op in chosen}, style=style)
-    return Budgeted(kept, best.drop, best.drop <= settings.points, len(job.kept), tuple(job.tried), best.measured)
+    best = job.best
+    reasons = {op: job.reason(op) for op in order[: best.floats]}
+    return Budgeted(
+        plan=with_float(model, plan, reasons, style=style) if reasons else plan,
+        drop=best.drop,
+        within=best.drop <= settings.points,
+        images=len(job.kept),
+        tried=tuple(job.tried),
+        measured=best.measured,
+        notes=tuple(notes),
+    )
 
 
 @dataclass
@@ -136,6 +153,7 @@ class _Job:
     style: QdqStyle
     pixels: bool
     layout: Layout
+    progress: Callable[[str], None]
     kept: list[Float32] = field(init=False)
     tried: list[Mixture] = field(default_factory=list)
     noise: dict[str, float] = field(default_factory=dict)
@@ -148,41 +166,71 @@ class _Job:
                 break
         self.int8 = [entry.op for entry in self.plan.ops if entry.domain is Domain.INT8 and entry.kind in WEIGHTED]
 
+    @property
+    def best(self) -> Mixture:
+        """Of those within the budget the one with the fewest float operators; where there is none, the one of least loss."""
+        points = self.settings.points
+        return min(self.tried, key=lambda one: (one.drop > points, one.floats if one.drop <= points else one.drop))
+
+    def say(self, doing: str) -> None:
+        """Tell what is being done, and the best mixture so far."""
+        best = self.best
+        self.progress(
+            f"{doing}; best so far {best.floats} of {len(self.int8)} operators in float, expected loss {best.expected:.2f} points"
+        )
+
     def drop(self, floats: Sequence[str]) -> float:
         """Expected loss with these operators in float, points."""
-        estimate = ExpectedDrop(threshold=self.settings.threshold, probability=self.settings.probability)
-        mixed = self._mixed(floats)
-        for reference, output in zip(self.kept, self._outputs(mixed, self.images), strict=False):
-            estimate.update(reference, output)
-        truth = self.settings.truth
-        measured = truth(partial(self._outputs, mixed)) if truth and estimate.drop <= self.settings.points else None
-        self.tried.append(Mixture(len(floats), estimate.drop, measured))
+        plan, journal, truth = self._mixed(floats), self.settings.journal, self.settings.truth
+        (expected,) = journal.once(f"drop {plan_key(plan)}", lambda: (self._expected(plan),))
+        measured = None
+        if truth and expected <= self.settings.points:
+            found = journal.once(f"masks {plan_key(plan)}", lambda: truth(partial(self._outputs, self._emit(plan))).values)
+            measured = MeasuredDrop.of(found)
+        self.tried.append(Mixture(len(floats), expected, measured))
         return self.tried[-1].drop
+
+    def _expected(self, plan: QuantPlan) -> float:
+        estimate = ExpectedDrop(threshold=self.settings.threshold, probability=self.settings.probability)
+        for reference, output in zip(self.kept, self._outputs(self._emit(plan), self.images), strict=False):
+            estimate.update(reference, output)
+        return estimate.drop
 
     def by_harm(self, deadline: float, clock: Callable[[], float]) -> list[str]:
         """The int8 operators, most harm at the output for their multiply-adds first."""
         view = GraphView(self.model)
         probes = self.images[: min(self.settings.probes, len(self.kept))]
-        for op in self.int8:
-            if clock() > deadline:
+        started = clock()
+        reserve = started + _TRYING * (deadline - started)
+        for index, op in enumerate(self.int8, 1):
+            if clock() > reserve:
                 break
-            alone = self._mixed([other for other in self.int8 if other != op])
-            decibel = decision_snr(self.kept[: len(probes)], self._outputs(alone, probes))
-            self.noise[op] = 10.0 ** (-decibel / 10.0)
+            self.say(f"trying operators one by one: {index} of {len(self.int8)}")
+            self.noise[op] = 10.0 ** (-self._alone(op, probes) / 10.0)
         work = {op: max(view.multiply_adds(view.producers[op]), 1) for op in self.int8}
         return sorted(self.int8, key=lambda op: -self.noise.get(op, 0.0) / work[op])
+
+    def _alone(self, op: str, probes: Sequence[ModelInput]) -> float:
+        """Decision SNR with this operator alone in int8, dB."""
+        plan = self._mixed([other for other in self.int8 if other != op])
+
+        def measure() -> tuple[float]:
+            return (decision_snr(self.kept[: len(probes)], self._outputs(self._emit(plan), probes)),)
+
+        (decibel,) = self.settings.journal.once(f"alone {plan_key(plan)}", measure)
+        return decibel
 
     def reason(self, op: str) -> str:
         total = sum(self.noise.values())
         share = f"{self.noise[op] / total:.1%}" if op in self.noise and total else "an unmeasured part"
         return f"alone in int8 it makes {share} of the noise at the output; in float the budget holds"
 
-    def _mixed(self, floats: Collection[str]) -> onnx.ModelProto:
-        plan = (
-            with_float(self.model, self.plan, dict.fromkeys(floats, "tried in float"), style=self.style)
-            if floats
-            else self.plan
-        )
+    def _mixed(self, floats: Collection[str]) -> QuantPlan:
+        if not floats:
+            return self.plan
+        return with_float(self.model, self.plan, dict.fromkeys(floats, "tried in float"), style=self.style)
+
+    def _emit(self, plan: QuantPlan) -> onnx.ModelProto:
         return insert_qdq(self.model, plan, style=self.style)
 
     def _outputs(self, model: onnx.ModelProto, images: Iterable[ModelInput]) -> Iterator[Float32]:

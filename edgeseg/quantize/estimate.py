@@ -37,12 +37,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Refined:
-    """``score`` is the plan's; ``reached`` is False only where ``relax`` ran out of evaluations below its floor."""
+    """``score`` is the plan's; ``reached`` is False only where ``relax`` ran out of evaluations below its floor. ``stopped``: more
+    would have been evaluated if ``stop`` had allowed it."""
 
     plan: QuantPlan
     score: float
     trials: tuple[Trial, ...]
     reached: bool = True
+    stopped: bool = False
 
 
 def decision_snr(
@@ -81,6 +83,7 @@ def refine(
     estimators: Sequence[str] | None = None,
     margin_db: float = 0.02,
     priority: Mapping[str, float] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Refined:
     """Choose each tensor's quantization among its options by the score of the whole plan.
 
@@ -95,11 +98,12 @@ def refine(
         estimators: the names tried; all that the options have where None.
         margin_db: what a change must gain to be kept. The more choices are judged on few images, the more it has to be.
         priority: tensor to how much its quantization is expected to hurt, for the order of single tensors.
+        stop: once it says so nothing more is evaluated than ``plan`` itself.
 
     Raises:
         DataError: the score of the plan that is given is not a number.
     """
-    search = _Search(evaluate, budget, margin_db)
+    search = _Search(evaluate, budget, margin_db, stop)
     search.start(plan)
     units = _units(plan, options)
     if not units:
@@ -134,6 +138,7 @@ def relax(
     units: Sequence[str] | None = None,
     rebuild: Callable[[frozenset[str]], QuantPlan] | None = None,
     budget: int = 24,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Refined:
     """Put the operators whose int8 costs most back to float until the score reaches ``floor``.
 
@@ -144,13 +149,14 @@ def relax(
         units: the operators that may return to float, in execution order; all int8 ones where None.
         rebuild: the plan with these operators in float, where more follows from that than ``in_float`` does.
         budget: evaluations at most, the one of ``plan`` included.
+        stop: as for ``refine``.
 
     Returns:
         The plan, with ``reached`` False where the floor was not reached; its float operators' ``why`` says what they gained.
     """
     make = rebuild or (lambda ops: in_float(plan, ops, "its int8 form costs accuracy"))
     left = list(units if units is not None else (entry.op for entry in plan.ops if entry.domain is Domain.INT8))
-    search = _Search(evaluate, budget)
+    search = _Search(evaluate, budget, stop=stop)
     search.start(plan)
     chosen: frozenset[str] = frozenset()
     gains: dict[str, str] = {}
@@ -193,6 +199,8 @@ class _Search:
     evaluate: Evaluate
     budget: int
     margin: float = 0.0
+    stop: Callable[[], bool] = lambda: False
+    stopped: bool = False
     plan: QuantPlan = field(init=False)
     score: float = field(init=False)
     trials: list[Trial] = field(default_factory=list)
@@ -200,22 +208,31 @@ class _Search:
 
     @property
     def spent(self) -> bool:
-        return len(self.known) >= self.budget
+        """Asked only where there is more to evaluate."""
+        if len(self.known) >= self.budget:
+            return True
+        self.stopped = self.stopped or self.stop()
+        return self.stopped
 
     def start(self, plan: QuantPlan) -> None:
-        self.plan, self.score = plan, self.measure(plan)
+        self.plan, self.score = plan, self.evaluate(plan)
+        self.known[self._key(plan)] = self.score
         if math.isnan(self.score):
             raise DataError("The plan's score is not a number.", hint="Check that the float model's output is finite.")
         self.trials.append(Trial("as given", self.score, kept=True))
 
     def measure(self, plan: QuantPlan) -> float:
         """NaN where the budget is spent."""
-        key = msgspec.json.encode((plan.tensors, [(entry.op, entry.domain) for entry in plan.ops]))
+        key = self._key(plan)
         if key not in self.known:
             if self.spent:
                 return math.nan
             self.known[key] = self.evaluate(plan)
         return self.known[key]
+
+    @staticmethod
+    def _key(plan: QuantPlan) -> bytes:
+        return msgspec.json.encode((plan.tensors, [(entry.op, entry.domain) for entry in plan.ops]))
 
     def attempt(self, plan: QuantPlan, change: str) -> float:
         fresh = len(self.known)
@@ -232,7 +249,7 @@ class _Search:
         self.trials.append(Trial(change, score, kept=True))
 
     def result(self, plan: QuantPlan | None = None, *, reached: bool = True) -> Refined:
-        return Refined(plan or self.plan, self.score, tuple(self.trials), reached)
+        return Refined(plan or self.plan, self.score, tuple(self.trials), reached, self.stopped)
 
 
 def _units(plan: QuantPlan, options: Options) -> list[list[str]]:

@@ -8,10 +8,13 @@ of its first output, which is unique because the graph is in single-assignment f
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 
 import msgspec
 
-__all__ = ["Domain", "OpPlan", "QuantPlan", "TensorQuant", "WeightsFile"]
+from edgeseg.errors import UsageError
+
+__all__ = ["Domain", "OpPlan", "QuantPlan", "TensorQuant", "WeightsFile", "read_plan"]
 
 
 class Domain(StrEnum):
@@ -77,5 +80,24 @@ class QuantPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         """The domain of an operator; an operator that the plan does not name runs in float."""
         return self._domains().get(op, Domain.FLOAT)
 
+    @property
+    def runtime(self) -> str:
+        """What it is for: ``tflite``, ``onnx`` or ``tensorrt``."""
+        return self.target.partition("-")[0]
+
     def _domains(self) -> dict[str, Domain]:
         return {entry.op: entry.domain for entry in self.ops}
+
+
+def read_plan(path: Path) -> QuantPlan:
+    """Read ``quantization.json``.
+
+    Raises:
+        UsageError: it is missing or not a plan.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=QuantPlan)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise UsageError(
+            f"'{path}' is not a quantization plan: {error}.", hint="Give the quantization.json of an INT8 artifact."
+        ) from error

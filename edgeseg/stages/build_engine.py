@@ -13,7 +13,7 @@ from edgeseg.errors import UsageError
 from edgeseg.graph import Format, Graph
 from edgeseg.onnxgraph.view import load_model
 from edgeseg.pipeline import Outcome
-from edgeseg.stages.quantize_onnx import read_plan
+from edgeseg.quantize.plan import read_plan
 from edgeseg.trt.build import BuildRecord, BuildSettings, OnnxFiles, build_engine
 from edgeseg.trt.driver import Environment, look_around
 from edgeseg.trt.inspector import EngineReport, report_engine

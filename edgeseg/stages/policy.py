@@ -1,4 +1,4 @@
-"""``--policy``: how operators come to their types in a tflite-int8 file."""
+"""``--policy``: how operators come to their types in an INT8 file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def parse_policy(text: str, tune_for: TuneFor = TuneFor.HERE) -> PolicyChoice:
     kinds = frozenset(kind.strip().upper() for kind in listed.split(",") if kind.strip())
     if name not in {"auto", "full", "float-ops"} or (equals and name != "float-ops") or (name == "float-ops" and not kinds):
         raise UsageError(
-            f"There is no policy '{text}'.", hint="Policies: auto, full, float-ops=KIND,KIND with kinds of TFLite operators."
+            f"There is no policy '{text}'.",
+            hint="Policies: auto, full, float-ops=KIND,KIND with kinds as the file names them.",
         )
     if name == "float-ops" and tune_for is TuneFor.INTEGER_ONLY:
         raise UsageError(

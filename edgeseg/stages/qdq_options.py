@@ -11,9 +11,12 @@ from edgeseg.errors import UsageError
 from edgeseg.metrics.expected import CAUTION
 from edgeseg.metrics.measured import Runner
 from edgeseg.onnxgraph.budget import Budgeted, BudgetSettings
+from edgeseg.onnxgraph.qdq import QdqStyle
 from edgeseg.preprocess import raw_threshold
+from edgeseg.quantize.journal import SearchJournal
 from edgeseg.session import ModelInput
 from edgeseg.spec import ModelSpec, OutputKind
+from edgeseg.stages.search_journal import journal_of
 from edgeseg.stages.truth import CHECKED, TruthJudge
 from edgeseg.stages.verdict import VETO
 
@@ -30,7 +33,8 @@ class QdqOptions:
     policy: ``auto`` holds the budget; ``full`` quantizes what can be; ``float-ops=KIND,KIND`` leaves those kinds in float.
     effort: ``quick``, ``normal`` or ``max``.
     budget: points of mIoU that int8 may cost.
-    time_limit_s: of the search for operators that must stay float, seconds.
+    time_limit_s: of the search for ranges and for operators that must stay float, seconds.
+    resumes: go on from what an interrupted search has measured.
     """
 
     plan: Path | None = None
@@ -38,6 +42,7 @@ class QdqOptions:
     effort: str = "normal"
     budget: float = 0.3
     time_limit_s: float = 600.0
+    resumes: bool = True
     progress: Callable[[str], None] = lambda _: None
 
     def check(self) -> None:
@@ -76,9 +81,22 @@ class QdqOptions:
             truth=TruthJudge(reference, labelled) if labelled is not None else None,
             threshold=raw_threshold(spec),
             probability=spec.output.kind is OutputKind.PROBABILITY,
-            limit_s=self.time_limit_s,
-            search=self.policy.partition("=")[0] == "auto" and self.plan is None,
+            search=self.searches,
         )
+
+    @property
+    def searches(self) -> bool:
+        """Whether operators are looked for that must stay float."""
+        return self.policy == "auto" and self.plan is None
+
+    def journal(
+        self, graph: bytes, calibration: CalibrationSet | Sequence[ModelInput], spec: ModelSpec, *, style: QdqStyle
+    ) -> SearchJournal:
+        """What was measured of this float graph on these images, if a search of them was interrupted; prepared images by
+        themselves have no name by which they could be known again."""
+        if not self.resumes or not self.searches or not isinstance(calibration, CalibrationSet):
+            return SearchJournal()
+        return journal_of(graph, calibration, spec, f"{style} {self.effort}")
 
 
 def budget_notes(budgeted: Budgeted, points: float, *, instead: str, where: str = "") -> tuple[str, ...]:
@@ -91,6 +109,7 @@ def budget_notes(budgeted: Budgeted, points: float, *, instead: str, where: str 
     )
     if budgeted.measured is not None:
         tried = (f"loses {budgeted.measured.text}", *tried)
+    tried = (*budgeted.notes, *tried)
     if budgeted.drop <= points:
         return (estimate, *tried)
     return (f"{VETO}: int8 is not within the budget; {instead} keeps the accuracy", estimate, *tried)

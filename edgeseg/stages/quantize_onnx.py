@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from edgeseg.data.calibration import CalibrationSet
-from edgeseg.errors import StageError, UsageError
+from edgeseg.errors import StageError
 from edgeseg.graph import Format, Graph
 from edgeseg.onnxgraph.budget import hold_budget
 from edgeseg.onnxgraph.kernels import INTEGER_WEIGHTED, QuantizedShare, quantized_share, runtime_operators
@@ -22,17 +23,19 @@ from edgeseg.onnxgraph.planning import end_operators, initial_plan, quantized_te
 from edgeseg.onnxgraph.qdq import QdqStyle, insert_qdq
 from edgeseg.onnxgraph.statistics import collect, run_images, streamed
 from edgeseg.onnxgraph.view import WEIGHTED, load_model
-from edgeseg.pipeline import Outcome
+from edgeseg.pipeline import OUT_OF_TIME, Outcome
 from edgeseg.quantize.estimate import Trial, decision_snr, refine, relax
-from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan
+from edgeseg.quantize.journal import SearchJournal, plan_key
+from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan, read_plan
 from edgeseg.session import ModelInput
 from edgeseg.spec import Layout, ModelSpec
 from edgeseg.stages.qdq_options import QdqOptions, budget_notes
+from edgeseg.stages.search_journal import resumed_notes
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["ImageSet", "QuantizeResult", "SearchSettings", "quantize_onnx", "quantize_onnx_stage", "read_plan"]
+__all__ = ["ImageSet", "QuantizeResult", "SearchSettings", "quantize_onnx", "quantize_onnx_stage"]
 
 _STAGE = "quantize"
 # Judged on a few images, choices among hundreds of tensors fit those images: measured on five networks, single tensors changed
@@ -61,6 +64,8 @@ class SearchSettings:
             activations in eight bits, and the logits decide alone.
         floor_db: decision SNR below which operators return to float.
         relax_evaluations: spent on finding those, at most.
+        deadline: of ``time.monotonic``; what is not measured by then is left as it is, and a note says so.
+        journal: what an interrupted search of the same graph on the same images has measured.
     """
 
     images: int = 4
@@ -69,6 +74,12 @@ class SearchSettings:
     ends_gain_db: float = 1.0
     floor_db: float = 20.0
     relax_evaluations: int = 30
+    deadline: float = math.inf
+    journal: SearchJournal = field(default_factory=SearchJournal)
+
+    @property
+    def late(self) -> bool:
+        return time.monotonic() > self.deadline
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,7 @@ class QuantizeResult:
     share: what of the file is int8, in operators and multiply-adds.
     score_db: decision SNR against the float graph on the judging images; NaN for a plan that was given.
     trials: what was tried to find the plan.
+    notes: what the search for it has to say.
     """
 
     graph: Graph
@@ -86,6 +98,7 @@ class QuantizeResult:
     share: QuantizedShare
     score_db: float
     trials: tuple[Trial, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def int8_ops(self) -> tuple[OpPlan, ...]:
@@ -106,10 +119,14 @@ def quantize_onnx_stage(
     """
     options = options or QdqOptions()
     options.check()
+    timed = SearchSettings(
+        deadline=time.monotonic() + options.time_limit_s,
+        journal=options.journal(graph.path.read_bytes(), calibration, spec, style=QdqStyle.ONNXRUNTIME),
+    )
     given = read_plan(options.plan) if options.plan is not None else None
     out = work / "quantized.onnx"
     # A policy that names domains is carried out as it is: nothing is tried in float that it did not name.
-    settings = SearchSettings() if options.policy == "auto" else SearchSettings(ends_share=0, floor_db=-math.inf)
+    settings = timed if options.policy == "auto" else replace(timed, ends_share=0, floor_db=-math.inf)
     result = quantize_onnx(graph, calibration, out, plan=given, settings=settings, progress=options.progress)
     model = load_model(graph.path)
     wanted = without_kinds(model, result.plan, options.float_kinds, style=QdqStyle.ONNXRUNTIME)
@@ -119,7 +136,11 @@ def quantize_onnx_stage(
         model,
         wanted,
         judges,
-        options.settings(spec, calibration, partial(streamed, model, pixels=graph.pixels, layout=Layout.NCHW)),
+        replace(
+            options.settings(spec, calibration, partial(streamed, model, pixels=graph.pixels, layout=Layout.NCHW)),
+            deadline=timed.deadline,
+            journal=timed.journal,
+        ),
         style=QdqStyle.ONNXRUNTIME,
         pixels=graph.pixels,
         progress=options.progress,
@@ -128,11 +149,14 @@ def quantize_onnx_stage(
         again = quantize_onnx(graph, calibration, out, plan=budgeted.plan)
         result = replace(result, graph=again.graph, plan=again.plan, share=again.share)
     (work / "quantization.json").write_bytes(msgspec.json.format(msgspec.json.encode(result.plan), indent=1))
+    timed.journal.finish((*result.notes, *budgeted.notes))
     kinds = Counter(quant.estimator or "given" for quant in result.plan.tensors.values())
     return Outcome(
         result.graph,
         (
             *budget_notes(budgeted, options.budget, instead="onnx-fp32"),
+            *result.notes,
+            *resumed_notes(timed.journal),
             f"{result.share.int8.total()} of {result.share.int8.total() + result.share.others.total()} operators and "
             f"{result.share.share:.1%} of the multiply-adds in int8",
             "ranges by " + ", ".join(f"{name} ({count})" for name, count in kinds.most_common()),
@@ -169,8 +193,9 @@ def quantize_onnx(
     model = load_model(graph.path)
     score = float("nan")
     trials: tuple[Trial, ...] = ()
+    notes: tuple[str, ...] = ()
     if plan is None:
-        plan, score, trials = _search(graph, calibration, style, settings or SearchSettings(), layout, progress)
+        plan, score, trials, notes = _search(graph, calibration, style, settings or SearchSettings(), layout, progress)
     wanted = [entry for entry in plan.ops if entry.domain is Domain.INT8 and entry.kind in WEIGHTED]
     if not wanted:
         raise StageError(
@@ -182,21 +207,8 @@ def quantize_onnx(
     if style is QdqStyle.ONNXRUNTIME:
         _require_kernels(quantized, wanted)
     out.write_bytes(quantized.SerializeToString())
-    return QuantizeResult(Graph.of(out, Format.ONNX, pixels=graph.pixels), plan, quantized_share(quantized), score, trials)
-
-
-def read_plan(path: Path) -> QuantPlan:
-    """Read ``quantization.json``.
-
-    Raises:
-        UsageError: it is missing or not a plan.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=QuantPlan)
-    except (OSError, msgspec.DecodeError) as error:
-        raise UsageError(
-            f"{path} is not a quantization plan: {error}.", hint="Give the quantization.json of an INT8 artifact."
-        ) from error
+    made = Graph.of(out, Format.ONNX, pixels=graph.pixels)
+    return QuantizeResult(made, plan, quantized_share(quantized), score, trials, notes)
 
 
 def _search(
@@ -206,8 +218,8 @@ def _search(
     settings: SearchSettings,
     layout: Layout,
     progress: Callable[[str], None],
-) -> tuple[QuantPlan, float, tuple[Trial, ...]]:
-    """The plan, its score on the judging images, and what was tried."""
+) -> tuple[QuantPlan, float, tuple[Trial, ...], tuple[str, ...]]:
+    """The plan, its score on the judging images, what was tried, and notes."""
     model = load_model(graph.path)
     judges = list(islice(iter(calibration), settings.images))
     # Ranges are judged on images that did not make them, unless there are too few to do without.
@@ -217,18 +229,25 @@ def _search(
     observers = collect(
         graph.path, islice(iter(calibration), skipped, None), tensors=observed, pixels=graph.pixels, layout=layout
     )
-    reference = run_images(model, judges, pixels=graph.pixels, layout=layout)
-
-    def evaluate(plan: QuantPlan) -> float:
-        outputs = run_images(insert_qdq(model, plan, style=style), judges, pixels=graph.pixels, layout=layout)
-        return decision_snr(reference, outputs)
-
+    run = partial(run_images, inputs=judges, pixels=graph.pixels, layout=layout)
+    reference = run(model)
+    evaluate = _Evaluation(
+        lambda plan: decision_snr(reference, run(insert_qdq(model, plan, style=style))), settings.journal, progress
+    )
     start = initial_plan(model, observers, style=style)
     if not start.tensors:
-        return start, float("nan"), ()
-    progress("choosing ranges")
-    options = tensor_options(model, start, observers, style=style, estimators=_ESTIMATORS)
-    refined = refine(start, options, evaluate, budget=settings.evaluations, estimators=_ESTIMATORS, margin_db=_MARGIN_DB)
+        return start, float("nan"), (), ()
+    evaluate.doing = "choosing ranges"
+    refined = refine(
+        start,
+        tensor_options(model, start, observers, style=style, estimators=_ESTIMATORS),
+        evaluate,
+        budget=settings.evaluations,
+        estimators=_ESTIMATORS,
+        margin_db=_MARGIN_DB,
+        stop=lambda: settings.late,
+    )
+    notes = [f"{OUT_OF_TIME} while choosing ranges"] if refined.stopped else []
 
     def rebuild(reasons: Mapping[str, str]) -> QuantPlan:
         fresh = initial_plan(model, observers, style=style, keep_float=reasons)
@@ -240,6 +259,10 @@ def _search(
     for where, ends in (("first", first), ("last", last)):
         if not ends or len(floats) + len(ends) >= len(_weighted(refined.plan)):
             continue
+        if settings.late:
+            notes.append(f"{OUT_OF_TIME} before the {where} weighted operators were tried in float")
+            continue
+        evaluate.doing = f"the {where} weighted operators in float"
         trial = rebuild(floats | dict.fromkeys(ends, "tried in float"))
         gained = evaluate(trial) - score
         kept = gained >= settings.ends_gain_db
@@ -248,8 +271,8 @@ def _search(
             floats |= dict.fromkeys(ends, f"{where} of the network: in float it gains {gained:.1f} dB for little work")
             plan, score = rebuild(floats), score + gained
     if score >= settings.floor_db:
-        return plan, score, tuple(trials)
-    progress("looking for operators that lose too much in int8")
+        return plan, score, tuple(trials), tuple(notes)
+    evaluate.doing = "looking for operators that lose too much in int8"
     relaxed = relax(
         plan,
         evaluate,
@@ -257,8 +280,29 @@ def _search(
         units=_weighted(plan),
         rebuild=lambda ops: rebuild(floats | dict.fromkeys(ops, "its int8 form costs accuracy")),
         budget=settings.relax_evaluations,
+        stop=lambda: settings.late,
     )
-    return relaxed.plan, relaxed.score, (*trials, *relaxed.trials[1:])
+    if relaxed.stopped:
+        notes.append(f"{OUT_OF_TIME} while looking for operators that lose too much in int8")
+    return relaxed.plan, relaxed.score, (*trials, *relaxed.trials[1:]), tuple(notes)
+
+
+@dataclass
+class _Evaluation:
+    """Scores plans, dB, and tells what is being done and the best score so far. ``doing``: which step of the search it is."""
+
+    measure: Callable[[QuantPlan], float]
+    journal: SearchJournal
+    progress: Callable[[str], None]
+    doing: str = ""
+    best: float = -math.inf
+
+    def __call__(self, plan: QuantPlan) -> float:
+        told = f"; best so far {self.best:.1f} dB" if math.isfinite(self.best) else ""
+        self.progress(self.doing + told)
+        (score,) = self.journal.once(f"output {plan_key(plan)}", lambda: (self.measure(plan),))
+        self.best = max(self.best, score)
+        return score
 
 
 def _weighted(plan: QuantPlan) -> list[str]:

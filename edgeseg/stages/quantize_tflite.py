@@ -12,21 +12,22 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgeseg.cache import default_cache_root, tool_versions
 from edgeseg.data.calibration import CalibrationSet
 from edgeseg.errors import StageError, UsageError
 from edgeseg.graph import Format, Graph
 from edgeseg.metrics.measured import MeasuredDrop
 from edgeseg.pipeline import Outcome
 from edgeseg.preprocess import raw_threshold
+from edgeseg.quantize.journal import SearchJournal
 from edgeseg.quantize.learned import LayerWeights, load_learned, store_learned
 from edgeseg.quantize.observe import Observer
-from edgeseg.quantize.plan import Domain, QuantPlan, TensorQuant
+from edgeseg.quantize.plan import Domain, QuantPlan, TensorQuant, read_plan
 from edgeseg.quantize.ranges import choose
 from edgeseg.session import Float32, ModelInput
 from edgeseg.spec import IoType, ModelSpec, OutputKind, TuneFor
 from edgeseg.stages.policy import parse_policy
 from edgeseg.stages.rewrite_tflite import OperatorCosts
+from edgeseg.stages.search_journal import journal_of, resumed_notes
 from edgeseg.stages.search_record import SearchRecord, record_of, search_notes
 from edgeseg.stages.truth import CHECKED, TruthJudge
 from edgeseg.tflite.candidates import SearchResult, SearchSettings
@@ -37,7 +38,6 @@ from edgeseg.tflite.equalise import ChannelPeaks, channel_peaks, equalise
 from edgeseg.tflite.flatbuffer import read, serialise, write
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.integer_only import integer_search, require_integers
-from edgeseg.tflite.journal import SearchJournal, digest_of
 from edgeseg.tflite.judge import Judge, streamed
 from edgeseg.tflite.passes import PASSES, apply
 from edgeseg.tflite.pixels import Normalisation, PixelInput, fold_input_normalisation
@@ -187,7 +187,7 @@ class _Job:
     def run(self) -> tuple[_Prepared, QuantPlan, SearchRecord | None]:
         options = self.options
         if options.plan is not None:
-            given = _read_plan(options.plan)
+            given = read_plan(options.plan)
             self.learned = load_learned(given, options.plan.parent)
             names = tuple(name for name in given.passes if name != _EQUALISE)
             prepared = self.folded(apply(self.original, names)[0], names)
@@ -308,18 +308,16 @@ class _Job:
             journal=self.journal(prepared),
             progress=options.progress,
         )
-        if settings.journal.resumed:
-            self.notes.append(f"went on from {settings.journal.resumed} measurements of an interrupted search")
+        self.notes += resumed_notes(settings.journal)
         judge = self.judge(prepared, _JUDGED[options.effort])
         if self.integer_only:
             result = integer_search(prepared.graph, observers, judge, prepared.feed(image), settings)
-            settings.journal.discard()
+            settings.journal.finish(result.notes)
             return result
         options.progress("operator times")
         costs = self.costs
         result = search(prepared.graph, observers, judge, costs(prepared.graph), prepared.feed(image), settings)
-        if not settings.late:
-            settings.journal.discard()  # else the same compile with more time goes on from here
+        settings.journal.finish(result.notes)
         if costs.stored is None:
             return result
         # What was timed here was timed on the wrong processor: among those within the budget the prediction decides.
@@ -338,9 +336,8 @@ class _Job:
         """What was measured of this graph on these images, if a search of them was interrupted."""
         if not self.options.resumes:
             return SearchJournal()
-        asked = f"{self.options.effort} {self.options.io} {self.integer_only} {self.calibration.digest} {tool_versions()}"
-        name = digest_of(bytes(serialise(prepared.graph)), asked.encode())
-        return SearchJournal(default_cache_root() / "searches" / f"{name}.jsonl")
+        asked = f"{self.options.effort} {self.options.io} {self.integer_only}"
+        return journal_of(bytes(serialise(prepared.graph)), self.calibration, self.spec, asked)
 
     def recorded(self, result: SearchResult) -> SearchRecord:
         record, tune_for = record_of(result, self.options.budget), self.options.tune_for
@@ -381,12 +378,3 @@ def _ranges(observers: Mapping[str, Observer], estimator: str = _BALANCING[0]) -
 def _values(image: ModelInput) -> Float32:
     """float32 (1, H, W, C)."""
     return np.ascontiguousarray(image.values.transpose(0, 2, 3, 1))
-
-
-def _read_plan(path: Path) -> QuantPlan:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=QuantPlan)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise UsageError(
-            f"'{path}' is not a quantization plan: {error}.", hint="Give a quantization.json that a compile has written."
-        ) from error

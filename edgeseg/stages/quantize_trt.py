@@ -7,6 +7,7 @@ What onnxruntime makes of them on a CPU is a simulation: the same integers, othe
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -28,11 +29,12 @@ from edgeseg.onnxgraph.trt_rules import Finding, check_trt
 from edgeseg.onnxgraph.view import GraphView, load_model
 from edgeseg.pipeline import Outcome
 from edgeseg.quantize.estimate import decision_snr
-from edgeseg.quantize.plan import QuantPlan
+from edgeseg.quantize.plan import QuantPlan, read_plan
 from edgeseg.session import Float32, ModelInput
 from edgeseg.spec import Layout, ModelSpec
 from edgeseg.stages.qdq_options import QdqOptions, budget_notes
-from edgeseg.stages.quantize_onnx import ImageSet, QuantizeResult, SearchSettings, quantize_onnx, read_plan
+from edgeseg.stages.quantize_onnx import ImageSet, QuantizeResult, SearchSettings, quantize_onnx
+from edgeseg.stages.search_journal import resumed_notes
 from edgeseg.trt.half import LARGEST_HALF, half_tensors, to_half
 from edgeseg.trt.opset import HALF_OPSET, WEAK_OPSET, at_opset
 from edgeseg.trt.portable import HALF_SUFFIX
@@ -90,11 +92,17 @@ def quantize_trt_stage(
     """
     options = options or QdqOptions()
     options.check()
+    settings = SearchSettings(
+        ends_gain_db=_ENDS_GAIN_DB,
+        deadline=time.monotonic() + options.time_limit_s,
+        journal=options.journal(graph.path.read_bytes(), calibration, spec, style=QdqStyle.TENSORRT),
+    )
     done = quantize_trt(
         graph,
         calibration,
         work,
         plan=None if options.plan is None else read_plan(options.plan),
+        settings=settings,
         budget=options.settings(
             spec, calibration, partial(streamed, load_model(graph.path), pixels=graph.pixels, layout=Layout.NCHW)
         ),
@@ -103,12 +111,15 @@ def quantize_trt_stage(
         progress=options.progress,
     )
     (work / "quantization.json").write_bytes(msgspec.json.format(msgspec.json.encode(done.result.plan), indent=1))
+    settings.journal.finish((*done.result.notes, *done.budgeted.notes))
     share = done.result.share
     advice = Counter(finding.rule.value for finding in done.advice)
     return Outcome(
         done.result.graph,
         (
             *budget_notes(done.budgeted, options.budget, instead="tensorrt-fp16", where=" (simulation)"),
+            *done.result.notes,
+            *resumed_notes(settings.journal),
             f"{share.int8.total()} of {share.int8.total() + share.others.total()} operators and {share.share:.1%} of the "
             "multiply-adds in int8, simulated on a CPU",
             f"{done.typed.name}: {done.typed_db:.1f} dB against float on {_PROBES} images",
@@ -134,6 +145,7 @@ def quantize_trt(
 
     Args:
         plan: carry out this one; its loss is estimated, and nothing is changed.
+        settings: of the search for a plan. Deadline and journal hold for the budget too.
         budget: of mIoU. Where the plan is beyond it, operators return to float by their measured harm.
         judged: calibration images on which that is estimated.
         float_kinds: kinds of weighted operators that stay in float.
@@ -145,6 +157,7 @@ def quantize_trt(
     """
     ship = work / SHIP
     ship.mkdir(exist_ok=True)
+    searching = settings or SearchSettings(ends_gain_db=_ENDS_GAIN_DB)
     reference = at_opset(load_model(graph.path), WEAK_OPSET, stage=_STAGE)
     lowered = _written(reference, work / "opset17.onnx", graph.pixels)
     out = ship / "model.qdq.onnx"
@@ -154,7 +167,7 @@ def quantize_trt(
         out,
         plan=plan,
         style=QdqStyle.TENSORRT,
-        settings=settings or SearchSettings(ends_gain_db=_ENDS_GAIN_DB),
+        settings=searching,
         progress=progress,
     )
     wanted = without_kinds(reference, result.plan, float_kinds, style=QdqStyle.TENSORRT)
@@ -165,7 +178,7 @@ def quantize_trt(
         reference,
         wanted,
         judges,
-        replace(settled, search=settled.search and plan is None),
+        replace(settled, search=settled.search and plan is None, deadline=searching.deadline, journal=searching.journal),
         style=QdqStyle.TENSORRT,
         pixels=graph.pixels,
         progress=progress,

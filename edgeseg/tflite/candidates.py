@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from edgeseg.metrics.expected import CAUTION
 from edgeseg.metrics.measured import MeasuredDrop
+from edgeseg.quantize.journal import SearchJournal
 from edgeseg.quantize.plan import Domain, QuantPlan, TensorQuant
 from edgeseg.tflite.effort import Effort
 from edgeseg.tflite.graph import TfGraph
-from edgeseg.tflite.journal import SearchJournal
 from edgeseg.tflite.judge import Score
 from edgeseg.tflite.runtime import Feed
 

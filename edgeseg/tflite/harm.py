@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edgeseg.quantize.journal import SearchJournal, tensor_key
 from edgeseg.quantize.plan import TensorQuant
 from edgeseg.session import Float32
 from edgeseg.tflite.builder import GraphBuilder
 from edgeseg.tflite.downstream import Downstream, Tail, rounded
 from edgeseg.tflite.graph import TfGraph, TfOp
-from edgeseg.tflite.journal import SearchJournal, tensor_key
 from edgeseg.tflite.support import RULES
 from edgeseg.tflite.weights import Rounding, quantize_linear
 

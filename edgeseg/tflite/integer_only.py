@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from edgeseg.errors import StageError
+from edgeseg.pipeline import OUT_OF_TIME
+from edgeseg.quantize.journal import plan_key
 from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import QuantPlan, TensorQuant
-from edgeseg.quantize.ranges import choose
 from edgeseg.spec import IoType
 from edgeseg.tflite.candidates import Candidate, SearchResult, SearchSettings
 from edgeseg.tflite.cost import operator_domains
@@ -23,11 +24,10 @@ from edgeseg.tflite.downstream import Downstream
 from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.harm import HarmMeter
-from edgeseg.tflite.journal import plan_key
 from edgeseg.tflite.judge import Judge, Score, latency
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.runtime import Feed
-from edgeseg.tflite.widths import choose_widths
+from edgeseg.tflite.widths import Estimates, choose_widths
 
 __all__ = ["integer_search", "require_integers"]
 
@@ -54,7 +54,7 @@ def integer_search(
     """
     tried: list[Candidate] = []
     notes: list[str] = []
-    names = settings.effort.estimators
+    estimates = Estimates(observers, settings.effort.estimators)
 
     def run(name: str, ranges: Mapping[str, TensorQuant]) -> Candidate:
         plan = initial_plan(graph, {**ranges, **settings.fixed}, policy=Policy.INTEGER_ONLY)
@@ -67,54 +67,51 @@ def integer_search(
         tried.append(Candidate(name, plan, score, 0.0, frozenset(op.id for op in graph.ops)))
         return tried[-1]
 
-    by_estimator = {name: {tensor: choose(one, estimator=name) for tensor, one in observers.items()} for name in names}
     best, ranges, estimator = None, dict[str, TensorQuant](), ""
-    for name, given in by_estimator.items():
+    for name in settings.effort.estimators:
+        if best is not None and settings.late:
+            notes.append(f"{OUT_OF_TIME} while choosing ranges")
+            break
         settings.progress(f"ranges by {name}")
+        given = estimates.by(name)
         candidate = run(f"ranges by {name}", given)
         if best is None or candidate.score.noise < best.score.noise:
             best, ranges, estimator = candidate, given, name
-        if settings.late:
-            break
     assert best is not None
     notes.append(f"ranges by {estimator}")
     if best.score.drop > settings.budget / 2:
         settings.progress("harm of each tensor")
-        better = _own_widths(graph, observers, best.plan, ranges, judge, settings)
+        better = _own_widths(graph, estimates, best.plan, ranges, judge, settings, notes)
         if better:
             candidate = run("ranges by each tensor's own harm", {**ranges, **better})
             if candidate.score.noise < _HARDLY_MORE * best.score.noise:
                 best = candidate
                 notes.append(f"{len(better)} ranges widened, by the tensor's own harm at the output")
-        if settings.late:
-            notes.append("time ran out while measuring harm")
     return _timed(graph, image, best, tried, notes, settings)
 
 
 def _own_widths(
     graph: TfGraph,
-    observers: Mapping[str, Observer],
+    estimates: Estimates,
     plan: QuantPlan,
     ranges: Mapping[str, TensorQuant],
     judge: Judge,
     settings: SearchSettings,
+    notes: list[str],
 ) -> dict[str, TensorQuant]:
     """Ranges that the plan took over from another tensor, or that a kernel prescribes, are not for the tensor to choose."""
-    free = [
-        name for name, quant in plan.tensors.items() if name not in settings.fixed and name in ranges and quant == ranges[name]
-    ]
     meter = HarmMeter(Downstream(graph, judge.images(settings.effort.harm_images)), settings.journal)
-    following = meter.followers(plan.tensors)
-    names = [name for name in free if name not in following]
+    fixed = settings.fixed.keys() | meter.followers(plan.tensors)
+    free = {name: quant for name, quant in plan.tensors.items() if name not in fixed and quant == ranges.get(name)}
     reserve = settings.deadline - _RESERVE * max(0.0, settings.deadline - time.monotonic())
-    return choose_widths(
-        observers,
-        ranges,
-        names,
-        meter,
-        estimators=settings.effort.estimators,
-        stop=lambda: time.monotonic() > reserve,
-    )
+    harm: dict[str, float] = {}
+    for name, quant in free.items():
+        if time.monotonic() > reserve:
+            notes.append(f"{OUT_OF_TIME} while measuring harm")
+            break
+        wider = [one for one in estimates.others(name, quant) if one.scale[0] > quant.scale[0]]
+        harm[name] = meter.measure(name, [quant, *wider])[0]  # all at once: loading that part of the graph costs most
+    return {name: quant for name, (quant, _) in choose_widths(harm, free, estimates, meter).items()}
 
 
 def _timed(

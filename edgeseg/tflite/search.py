@@ -18,13 +18,13 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
-import numpy as np
 from msgspec import structs
 
+from edgeseg.pipeline import OUT_OF_TIME
 from edgeseg.quantize.assignment import Choice, Link, assign, cost
+from edgeseg.quantize.journal import plan_key
 from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan, TensorQuant
-from edgeseg.quantize.ranges import choose
 from edgeseg.tflite.candidates import Candidate, SearchResult, SearchSettings
 from edgeseg.tflite.cost_table import CostTable
 from edgeseg.tflite.downstream import Downstream
@@ -32,19 +32,15 @@ from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.finals import decide
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.harm import Harm, HarmMeter, completed
-from edgeseg.tflite.journal import plan_key
 from edgeseg.tflite.judge import Judge, Score
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import choices_of, links_of
 from edgeseg.tflite.runtime import Feed
+from edgeseg.tflite.widths import Estimates, choose_widths
 
 __all__ = ["search"]
 
 log = logging.getLogger("edgeseg.search")
-
-_BETTER = 0.9  # a tighter range must bring a tensor's harm below this share
-_HARDLY_MORE = 1.25  # times the harm: what a wider range may cost
-_HARDLY_ANY = 0.25  # of the mean harm
 
 
 def search(
@@ -73,7 +69,7 @@ class _Search:
         settings: SearchSettings,
     ) -> None:
         self._graph = graph
-        self._observers = observers
+        self._estimates = Estimates(observers, settings.effort.estimators)
         self._judge = judge
         self._costs = costs
         self._image = image
@@ -83,7 +79,6 @@ class _Search:
         self._harm = Harm({}, {})
         self._ranges: dict[str, TensorQuant] = {}
         self._estimator = ""
-        self._estimated: dict[tuple[str, str], TensorQuant] = {}
 
     def run(self) -> SearchResult:
         settings = self._settings
@@ -103,7 +98,7 @@ class _Search:
         """The estimator whose ranges cost least with everything in int8 that has a delegated kernel."""
         best: Candidate | None = None
         for name in self._settings.effort.estimators:
-            ranges = {tensor: self._range(tensor, name) for tensor in self._observers} | dict(self._settings.fixed)
+            ranges = self._estimates.by(name) | dict(self._settings.fixed)
             plan = initial_plan(self._graph, ranges, policy=Policy.AUTO)
             candidate = self._run(f"all int8, {name}", plan)
             log.info("ranges %s: expected drop %.2f, %.1f dB", name, candidate.score.drop, candidate.score.snr_db)
@@ -138,7 +133,7 @@ class _Search:
             if late():
                 break
             self._say(f"harm of each tensor and operator: {index + 1} of {len(sources)}")
-            widest = [] if name in settings.fixed else self._by_width(name)[:1]
+            widest = [] if name in settings.fixed else self._estimates.others(name, self._ranges[name])[:1]
             found[name] = meter.measure(name, [quants[name], *widest], weights=name in fastest.int8)[0]
         tensors = {name: 0.0 for name in quants if name not in sources} | completed(found, sources)
         weighing = [op for op in inside if meter.has_weights(op)]
@@ -147,55 +142,18 @@ class _Search:
                 meter.weights_of(op)
         self._choose_ranges(tensors, meter, late)
         if late():
-            self._notes.append("time ran out while measuring harm; the rest was taken as average")
+            self._notes.append(f"{OUT_OF_TIME} while measuring harm; the rest was taken as average")
         self._harm = Harm(tensors, completed(meter.known_weights(), [op.id for op in weighing]))
 
     def _choose_ranges(self, harm: dict[str, float], meter: HarmMeter, late: Callable[[], bool]) -> None:
-        """Give each tensor its own estimator, by what its range does at the output.
-
-        A few images judge, and what lies outside a range is clipped on every image to come: an object that was not among
-        them is then lost whole. So the widest range is taken that does hardly more harm here than the one all tensors
-        started with, or hardly any; only where none will do, and the tensor does much of the harm, a tighter one may.
-        """
-        total, typical, covered, changed = sum(harm.values()), float(np.mean(list(harm.values()))), 0.0, 0
-        for name in sorted(harm, key=lambda one: harm[one], reverse=True):
-            if late():
-                break
-            if name in self._settings.fixed or harm[name] == 0.0:
-                continue
-            start, matters = harm[name], covered < self._settings.effort.covered * total
-            covered += start
-            for quant in self._by_width(name):
-                wider = quant.scale[0] > self._ranges[name].scale[0]
-                if not wider and not matters:
-                    break
-                (noise,) = meter.measure(name, [quant])
-                if wider and noise <= max(_HARDLY_MORE * start, _HARDLY_ANY * typical):
-                    harm[name], self._ranges[name] = noise, quant
-                    changed += 1
-                    break
-                if not wider and noise < _BETTER * harm[name]:
-                    harm[name], self._ranges[name] = noise, quant
-                    changed += 1
-        if changed:
-            self._notes.append(f"{changed} ranges chosen by the tensor's own harm at the output")
+        """Give each tensor its own estimator, by what its range does at the output."""
+        free = {name: quant for name, quant in self._ranges.items() if name not in self._settings.fixed}
+        chosen = choose_widths(harm, free, self._estimates, meter, covered=self._settings.effort.covered, stop=late)
+        for name, (quant, noise) in chosen.items():
+            harm[name], self._ranges[name] = noise, quant
+        if chosen:
+            self._notes.append(f"{len(chosen)} ranges chosen by the tensor's own harm at the output")
             self._estimator = f"{self._estimator} and others"
-
-    def _range(self, name: str, estimator: str) -> TensorQuant:
-        """What an estimator says of a tensor; asked once, since the search for the least squared error takes a while."""
-        key = (name, estimator)
-        if key not in self._estimated:
-            self._estimated[key] = choose(self._observers[name], estimator=estimator)
-        return self._estimated[key]
-
-    def _by_width(self, name: str) -> list[TensorQuant]:
-        """The other estimators' quantizations of a tensor, the widest first, each width once."""
-        found = {
-            quant.scale[0]: quant
-            for estimator in self._settings.effort.estimators
-            if (quant := self._range(name, estimator)).scale != self._ranges[name].scale
-        }
-        return [found[scale] for scale in sorted(found, reverse=True)]
 
     def _bisect(self) -> None:
         """The lowest price of harm whose cheapest assignment is within the budget."""
@@ -207,7 +165,7 @@ class _Search:
         low, high = math.log(saving / total) - 7.0, math.log(saving / total) + 9.0
         for step in range(self._settings.effort.steps):
             if self._settings.late:
-                self._notes.append("time ran out during the bisection")
+                self._notes.append(f"{OUT_OF_TIME} during the bisection")
                 return
             middle = (low + high) / 2
             self._say(f"assignment {step + 1} of {self._settings.effort.steps}")
@@ -237,7 +195,10 @@ class _Search:
             reverse=True,
         )
         for choice in by_worth:
-            if self._settings.late or attempts >= 2 * self._settings.effort.steps:
+            if attempts >= 2 * self._settings.effort.steps:
+                return
+            if self._settings.late:
+                self._notes.append(f"{OUT_OF_TIME} while moving operators back to int8")
                 return
             grown = current.int8 | {choice.op}
             gain = cost(choices, links, current.int8, 0.0) - cost(choices, links, grown, 0.0)

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 from onnx import numpy_helper
-from shell import edgeseg
+from shell import edgeseg, refused
 from workshop import Workshop
 
 TARGETS = {"tflite-int8": "model.tflite", "onnx-int8": "model.onnx", "tensorrt-int8": "model.qdq.onnx"}
@@ -74,6 +74,30 @@ def test_what_the_plan_says_is_in_the_file(target: str, workshop: Workshop, tmp_
     assert convs[1] == convs[0] - 1
     carried_out = json.loads((tmp_path / "second" / "quantization.json").read_text())
     assert [entry["domain"] for entry in carried_out["ops"]] == [entry["domain"] for entry in changed["ops"]]
+
+
+@pytest.mark.parametrize(
+    ("made_for", "flags", "said"),
+    [
+        ("tflite", ("-t", "onnx-int8"), "is a plan for tflite, not for onnx-int8"),
+        ("tflite", ("-t", "tensorrt-int8"), "is a plan for tflite, not for tensorrt-int8"),
+        ("onnx-int8", ("-t", "tflite-int8"), "is a plan for onnx, not for tflite-int8"),
+        ("tensorrt-int8", ("-t", "onnx-int8"), "is a plan for tensorrt, not for onnx-int8"),
+        ("onnx-int8", ("-t", "tensorrt-int8"), "is a plan for onnx, not for tensorrt-int8"),
+        ("onnx-int8", ("-t", "onnx-fp32"), "--plan is for INT8 targets"),
+        ("onnx-int8", ("-t", "onnx-int8", "--policy", "float-ops=Conv"), "so does --policy float-ops=Conv"),
+        ("tflite", ("-t", "tflite-int8", "--policy", "full"), "so does --policy full"),
+        ("tflite", ("-t", "tflite-int8", "--effort", "max"), "--effort max learns weights"),
+        ("tflite", ("-t", "tflite-int8", "--tune-for", "x86-vnni"), "leaves nothing to choose"),
+    ],
+)
+def test_a_plan_that_cannot_be_carried_out_so(
+    made_for: str, flags: tuple[str, ...], said: str, workshop: Workshop, tmp_path: Path
+) -> None:
+    (tmp_path / "plan.json").write_text(json.dumps({"target": made_for, "tensors": {}, "ops": []}))
+    done = edgeseg("compile", workshop.model("tiny.onnx"), *flags, "--plan", "plan.json", "-o", "out", cwd=tmp_path)
+    refused(done, 2, said)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_plan_of_another_network_is_refused(artifact: Callable[[str], Path], workshop: Workshop, tmp_path: Path) -> None:

@@ -56,6 +56,12 @@ def test_stored_costs_predict_and_say_so(workshop: Workshop, tmp_path: Path) -> 
         ),
         (("-t", "tflite-int8", "--policy", "float-ops="), "There is no policy 'float-ops='"),
         (("-t", "onnx-int8", "--policy", "fast"), "There is no policy 'fast'"),
+        (("-t", "onnx-int8", "--io", "int8"), "onnx-int8 takes and gives float32"),
+        (("-t", "tensorrt-int8", "--io", "uint8"), "tensorrt-int8 takes and gives float32"),
+        (("-t", "onnx-fp32", "--policy", "full"), "--policy is for INT8 targets"),
+        (("-t", "tflite-int8", "--tune-for", "arm-dotprod", "--policy", "full"), "leaves nothing to choose"),
+        (("-t", "onnx-int8", "--tune-for", "integer-only"), "is for tflite-int8"),
+        (("-t", "tensorrt-int8", "--tune-for", "arm-dotprod"), "is for tflite-int8"),
     ],
 )
 def test_contradictions_are_usage_errors(workshop: Workshop, tmp_path: Path, flags: tuple[str, ...], said: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from onnx_nets import filters, images, net, residual, vector
 
 from edgeseg.metrics.expected import ExpectedDrop
 from edgeseg.metrics.measured import MeasuredDrop, Runner
-from edgeseg.onnxgraph.budget import BudgetSettings, hold_budget
+from edgeseg.onnxgraph.budget import Budgeted, BudgetSettings, hold_budget
 from edgeseg.onnxgraph.planning import initial_plan, quantized_tensors, with_float
 from edgeseg.onnxgraph.qdq import QdqStyle, insert_qdq
 from edgeseg.onnxgraph.statistics import collect, run_images
+from edgeseg.quantize.journal import SearchJournal
 from edgeseg.quantize.plan import Domain, QuantPlan
 
 TRT = QdqStyle.TENSORRT
@@ -114,9 +116,47 @@ def test_no_time_for_single_operators_still_gives_a_plan(tmp_path: Path) -> None
     plan = plan_of(model, tmp_path)
     ticks = iter(range(1000))
     held = hold_budget(
-        model, plan, images(4), BudgetSettings(points=0.0, limit_s=0.5), style=TRT, clock=lambda: float(next(ticks))
+        model, plan, images(4), BudgetSettings(points=0.0, deadline=0.5), style=TRT, clock=lambda: float(next(ticks))
     )
     assert held.drop <= held.tried[0].drop
+
+
+@pytest.mark.parametrize("moment", ["trying operators one by one: 2", "looking for the fewest float operators: 1"])
+def test_an_interrupted_search_measures_only_what_is_left(tmp_path: Path, moment: str) -> None:
+    """As Ctrl-C does it, with the journal's last line cut short; masks are asked once for each mixture that asks for them."""
+    model = weak_middle()
+    plan = plan_of(model, tmp_path)
+    exact = run_images(model, images(2))
+    asked: list[float] = []
+
+    def truth(network: Runner) -> MeasuredDrop:
+        worst = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(network(images(2)), exact, strict=True))
+        asked.append(worst)
+        return MeasuredDrop(drop=0.0, low=-1.0, high=90.0 if worst > 0.05 else 0.1, images=2)
+
+    def held(name: str, progress: Callable[[str], None] = lambda _: None) -> tuple[Budgeted, set[bytes]]:
+        path = tmp_path / f"{name}.jsonl"
+        settings = BudgetSettings(points=60.0, truth=truth, journal=SearchJournal(path))
+        found = hold_budget(model, plan, images(4), settings, style=TRT, progress=progress)
+        lines = [line for line in path.read_bytes().splitlines() if line.endswith(b"}")]
+        assert len(lines) == len(set(lines)), "measured twice"
+        return found, set(lines)
+
+    def interrupt(said: str) -> None:
+        if said.startswith(moment):
+            raise KeyboardInterrupt
+
+    whole, lines = held("whole")
+    once = len(asked)
+    asked.clear()
+    with pytest.raises(KeyboardInterrupt):
+        held("resumed", interrupt)
+    written = (tmp_path / "resumed.jsonl").read_bytes()
+    (tmp_path / "resumed.jsonl").write_bytes(written[:-9])
+    resumed, again = held("resumed")
+    assert resumed == whole
+    assert again == lines
+    assert len(asked) == once
 
 
 def test_an_addition_loses_its_pair_with_its_convolution(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from edgeseg.onnxgraph.qdq import QdqStyle
 from edgeseg.onnxgraph.statistics import run_images
 from edgeseg.onnxgraph.view import GraphView, load_model
 from edgeseg.quantize.estimate import decision_snr
-from edgeseg.quantize.plan import Domain, QuantPlan
+from edgeseg.quantize.plan import Domain, QuantPlan, read_plan
 from edgeseg.spec import ClassesSpec, InputSpec, ModelSpec
 from edgeseg.stages.qdq_options import QdqOptions
-from edgeseg.stages.quantize_onnx import SearchSettings, quantize_onnx, quantize_onnx_stage, read_plan
+from edgeseg.stages.quantize_onnx import SearchSettings, quantize_onnx, quantize_onnx_stage
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "onnxgraph"))
 from onnx_nets import filters, images, net, residual, two_convs, vector
@@ -187,5 +187,5 @@ def test_int8_that_onnxruntime_runs_in_float_is_an_error(tmp_path: Path) -> None
 
 def test_a_plan_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text('{"tensors": 3}')
-    with pytest.raises(UsageError, match=r"plan\.json is not a quantization plan"):
+    with pytest.raises(UsageError, match=r"plan\.json' is not a quantization plan"):
         read_plan(tmp_path / "plan.json")

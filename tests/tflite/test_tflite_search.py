@@ -13,6 +13,7 @@ import pytest
 
 from edgeseg.metrics.measured import MeasuredDrop
 from edgeseg.quantize.assignment import assign
+from edgeseg.quantize.journal import SearchJournal
 from edgeseg.quantize.observe import Observer
 from edgeseg.quantize.plan import Domain, OpPlan, QuantPlan
 from edgeseg.quantize.ranges import choose
@@ -24,7 +25,6 @@ from edgeseg.tflite.effort import EFFORTS
 from edgeseg.tflite.emit import quantize
 from edgeseg.tflite.graph import Quant, TfGraph
 from edgeseg.tflite.harm import HarmMeter
-from edgeseg.tflite.journal import SearchJournal
 from edgeseg.tflite.judge import Judge
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import choices_of, fastest_us, links_of, prepare

@@ -9,17 +9,17 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from edgeseg.pipeline import OUT_OF_TIME
 from edgeseg.quantize.plan import QuantPlan, TensorQuant
 
 __all__ = ["SearchJournal", "digest_of", "plan_key", "tensor_key"]
 
 log = logging.getLogger("edgeseg.search")
-
 
 _INFINITE = 1e300
 
@@ -33,7 +33,8 @@ class SearchJournal:
     """Answers by key; without a path they live as long as the object.
 
     Args:
-        path: lines of JSON, appended to. What is there is read.
+        path: lines of JSON, appended to. What is there is read. Where it cannot be read or written, a warning says so, and the
+            search runs without it.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -41,14 +42,19 @@ class SearchJournal:
         self._known: dict[str, tuple[float, ...]] = {}
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            for line in path.read_bytes().splitlines():
-                try:
-                    found = msgspec.json.decode(line, type=_Line)
-                except msgspec.MsgspecError:
-                    continue
-                self._known[found.key] = tuple(math.inf if value >= _INFINITE else value for value in found.values)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = path.read_bytes().splitlines() if path.is_file() else []
+        except OSError as error:
+            self._give_up(error)
+            return
+        for line in lines:
+            try:
+                found = msgspec.json.decode(line, type=_Line)
+            except msgspec.MsgspecError:
+                continue
+            self._known[found.key] = tuple(map(_decoded, found.values))
+        if lines:
             log.info("going on from %d measurements in %s", len(self._known), path)
         self.resumed = len(self._known)
 
@@ -64,20 +70,32 @@ class SearchJournal:
         if key not in self._known:
             self._known[key] = values = tuple(float(value) for value in measure())
             if self._path is not None:
-                with self._path.open("ab") as file:
-                    file.write(_encode(key, values))
+                try:
+                    with self._path.open("ab") as file:
+                        file.write(_encode(key, values))
+                except OSError as error:
+                    self._give_up(error)
         return self._known[key]
 
-    def discard(self) -> None:
-        """The search has come to its end."""
-        if self._path is not None:
+    def finish(self, notes: Iterable[str]) -> None:
+        """The search has come to its end, and this is what it has to say. If time ran out, what was measured is kept, so that the
+        same search with more time goes on from there."""
+        if self._path is not None and not any(note.startswith(OUT_OF_TIME) for note in notes):
             self._path.unlink(missing_ok=True)
+
+    def _give_up(self, error: OSError) -> None:
+        log.warning("Measurements are not kept, an interrupted search starts anew: %s: %s", self._path, error.strerror)
+        self._path = None
 
 
 def _encode(key: str, values: Sequence[float]) -> bytes:
     # JSON has no infinity, and infinite noise is an answer. The line before may have been cut short.
-    finite = [min(value, _INFINITE) for value in values]
+    finite = [max(-_INFINITE, min(value, _INFINITE)) for value in values]
     return b"\n" + msgspec.json.encode({"key": key, "values": finite}) + b"\n"
+
+
+def _decoded(value: float) -> float:
+    return math.copysign(math.inf, value) if abs(value) >= _INFINITE else value
 
 
 def digest_of(*parts: bytes) -> str:
