@@ -28,7 +28,7 @@ from edgeseg.spec import IoType, ModelSpec, OutputKind, TuneFor
 from edgeseg.stages.policy import parse_policy
 from edgeseg.stages.rewrite_tflite import OperatorCosts
 from edgeseg.stages.search_journal import journal_of, resumed_notes
-from edgeseg.stages.search_record import SearchRecord, record_of, search_notes
+from edgeseg.stages.search_record import SearchRecord, given_notes, record_of, search_notes
 from edgeseg.stages.truth import CHECKED, TruthJudge
 from edgeseg.tflite.candidates import SearchResult, SearchSettings
 from edgeseg.tflite.cost import int8_share
@@ -193,6 +193,7 @@ class _Job:
             prepared = self.folded(apply(self.original, names)[0], names)
             if _EQUALISE in given.passes:
                 prepared = self.equalised(prepared)
+            self.rated(prepared, given)
             return prepared, given, None
         policy = parse_policy(options.policy, options.tune_for)
         if options.effort not in EFFORTS:
@@ -207,6 +208,7 @@ class _Job:
         if policy.name != "auto":
             plan = self.ruled(prepared, observers, policy.kinds)
             self.refined(prepared, plan)
+            self.rated(prepared, plan)
             return prepared, msgspec.structs.replace(plan, passes=prepared.passes), None
         result = self.searched(prepared, observers)
         record = self.recorded(result)
@@ -293,6 +295,13 @@ class _Job:
         self.notes.append(f"policy {self.options.policy}")
         whole = Policy.INTEGER_ONLY if self.integer_only else Policy.FULL
         return initial_plan(prepared.graph, ranges, policy=whole, float_kinds=named)
+
+    def rated(self, prepared: _Prepared, plan: QuantPlan) -> None:
+        """Say what a plan that was not searched loses; it is carried out all the same."""
+        emitted = quantize(prepared.graph, plan, integer_only=self.integer_only, learned=self.learned)
+        expected = self.judge(prepared, _JUDGED.get(self.options.effort, 0)).score(emitted).drop
+        truth = self.truth(prepared)
+        self.notes += given_notes(expected, self.options.budget, None if truth is None else truth(emitted))
 
     def searched(self, prepared: _Prepared, observers: dict[str, Observer]) -> SearchResult:
         options = self.options

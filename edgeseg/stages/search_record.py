@@ -5,11 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from edgeseg.artifact import ParetoPoint
+from edgeseg.metrics.measured import MeasuredDrop
 from edgeseg.spec import TuneFor
-from edgeseg.stages.verdict import predicted_notes
+from edgeseg.stages.verdict import VETO, predicted_notes
 from edgeseg.tflite.candidates import SearchResult, pareto
 
-__all__ = ["SearchRecord", "TriedRecord", "pareto_of", "record_of", "search_notes"]
+__all__ = ["SearchRecord", "TriedRecord", "given_notes", "pareto_of", "record_of", "search_notes"]
+
+_GENTLER = "tflite-fp16 keeps the accuracy"
 
 
 class TriedRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,12 +84,24 @@ def pareto_of(record: SearchRecord) -> tuple[ParetoPoint, ...]:
     return tuple(sorted(points, key=lambda point: point.time_ratio))
 
 
+def expected_note(drop: float, budget: float) -> str:
+    """What a plan is expected to lose, points of mIoU."""
+    return f"expected loss {drop:.2f} points of {budget:g} allowed"
+
+
+def given_notes(drop: float, budget: float, measured: MeasuredDrop | None) -> tuple[str, ...]:
+    """Of a plan that the user gave, or a rule of theirs, the gravest first. ``measured``: on masks, where there are any."""
+    worst = drop if measured is None else max(drop, measured.worst)
+    vetoed = (f"{VETO}: what was asked for is not within the budget; {_GENTLER}",) if worst > budget else ()
+    known = () if measured is None else (f"loses {measured.text}",)
+    return (*vetoed, expected_note(drop, budget), *known)
+
+
 def search_notes(record: SearchRecord) -> tuple[str, ...]:
     """What a person should read of it, the gravest first."""
-    chosen = record.chosen
-    notes = [f"expected loss {chosen.drop:.2f} points of {record.budget:g} allowed", *record.notes]
+    notes = [expected_note(record.chosen.drop, record.budget), *record.notes]
     if not record.within_budget:
-        notes.insert(0, "no mixture tried is within the budget; this is the one that does least harm")
+        notes.insert(0, f"{VETO}: no mixture tried is within the budget, this is the one that does least harm; {_GENTLER}")
     if record.predicted_ratio is not None:
         notes += [
             f"operator costs: stored table {record.tuned_for}",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import onnx
 import torch
 from shell import edgeseg
 from workshop import Workshop
@@ -45,6 +47,37 @@ def test_a_slow_int8_file_names_its_cause_and_what_serves_better(workshop: Works
     assert max(speed["ratios"]) >= 1.0
     assert any("partition count" in cause and "GELU" in cause for cause in speed["causes"])
     assert "GELU" in edgeseg("explain", "out", cwd=tmp_path).out
+
+
+def test_what_was_asked_for_is_rated_too(workshop: Workshop, tmp_path: Path) -> None:
+    """Nobody searched it, so nobody promised that it holds: it is carried out, and what it loses is said. Here each pixel's
+    brightness is added to all its logits: no decision changes, and the logits are lost in int8 steps of the sum."""
+    model = onnx.load_model(workshop.model("tiny.onnx"))
+    weights = onnx.numpy_helper.from_array(np.full((3, 3, 1, 1), 800, np.float32), "bright")
+    model.graph.initializer.append(weights)
+    model.graph.node.append(onnx.helper.make_node("Conv", [model.graph.input[0].name, "bright"], ["brightness"]))
+    model.graph.node.append(onnx.helper.make_node("Add", ["logits", "brightness"], ["sum"]))
+    model.graph.output[0].name = "sum"
+    onnx.save_model(model, tmp_path / "bright.onnx")
+    asked = ("compile", tmp_path / "bright.onnx", "--spec", workshop.folder / "edgeseg.toml", "-t", "tflite-int8")
+
+    def compiled(*options: str) -> tuple[str, list[str]]:
+        done = edgeseg(*asked, *options, cwd=tmp_path)
+        stages = json.loads((tmp_path / options[-1] / "manifest.json").read_text())["stages"]
+        return " ".join(done.err.split()), [note for stage in stages for note in stage["notes"]]
+
+    said, notes = compiled("--policy", "full", "-o", "whole")
+
+    assert "VETO: what was asked for is not within the budget; tflite-fp16 keeps the accuracy" in said
+    (expected,) = [note for note in notes if note.startswith("expected loss")]
+    assert float(expected.split()[2]) > 0.3
+    said, notes = compiled("--plan", "whole/quantization.json", "--budget", "90pt", "-o", "again")
+    assert "within the budget" not in said
+    assert expected.replace("0.3 allowed", "90 allowed") in notes, "the same plan loses the same"
+    said, notes = compiled("-o", "searched")
+    (expected,) = [note for note in notes if note.startswith("expected loss")]
+    assert float(expected.split()[2]) <= 0.3
+    assert "within the budget" not in said
 
 
 def test_a_fast_file_has_its_ratios_and_no_causes(workshop: Workshop, tmp_path: Path) -> None:
