@@ -92,7 +92,11 @@ def bench_subjects(subjects: Sequence[Subject | Untold], options: BenchOptions) 
         )
         runs.append(_profiled(result, ready, threads) if options.profile else result)
     return BenchReport(
-        image=image, device=options.entry.device.text, runs=tuple(runs), absent=tuple(absent.values()), notes=_notes(entries)
+        image=image,
+        device=options.entry.device.text,
+        runs=tuple(runs),
+        absent=tuple(absent.values()),
+        notes=_notes(entries, image),
     )
 
 
@@ -188,9 +192,9 @@ def _profiled(result: BenchResult, entries: Sequence[Entry], threads: int) -> Be
     return msgspec.structs.replace(result, candidates=candidates)
 
 
-def _notes(entries: Sequence[Entry]) -> tuple[str, ...]:
-    """What was not fed as an application would feed it, and what did not run where it is meant to."""
-    fed = [f"{entry.name} was fed {entry.feeding.text}" for entry in entries if entry.feeding.text.startswith("noise")]
+def _notes(entries: Sequence[Entry], image: str) -> tuple[str, ...]:
+    """What was not fed the run's picture, and what did not run where it is meant to."""
+    fed = [f"{entry.name} was fed {entry.feeding.text}" for entry in entries if entry.feeding.text != image]
     simulated = [
         f"{entry.simulated}: the times of {entry.name} are those of another runtime and say nothing about a GPU"
         for entry in entries

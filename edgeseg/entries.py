@@ -138,7 +138,7 @@ def entries_of(things: Sequence[Subject | Untold], options: EntryOptions) -> tup
             feeding = Feeding(thing.x, f"noise {shape}: there is no edgeseg.toml")
             entries.append(_placed(Entry(name, thing.path, thing.path, thing.open, feeding), thing, options))
         else:
-            entries.extend(_of_subject(thing, name, _feeding(thing.spec, picture, region, options), options))
+            entries.extend(_of_subject(thing, name, _fed(thing, picture, region, options), options))
     return entries, picture.name if picture is not None else "noise"
 
 
@@ -202,6 +202,21 @@ def _names(things: Sequence[Subject | Untold]) -> list[str]:
     """The files' names; where two are the same, their paths."""
     names = [thing.name if isinstance(thing, Subject) else thing.path.name for thing in things]
     return [name if names.count(name) == 1 else str(thing.path) for thing, name in zip(things, names, strict=True)]
+
+
+def _fed(subject: Subject, picture: Path | None, region: Path | None, options: EntryOptions) -> Feeding:
+    """The picture of the run. Where nobody named one and this subject, of another input size, cannot take it: one of its own."""
+    try:
+        return _feeding(subject.spec, picture, region, options)
+    except DataError:
+        if options.image is not None:
+            raise
+        own, own_region = picture_of(subject, options)
+        if own is None or own == picture:
+            raise
+        feeding = _feeding(subject.spec, own, own_region, options)
+        size = f"{subject.spec.input.height}x{subject.spec.input.width}"
+        return replace(feeding, text=f"{own.name}, a picture of its own, for it takes {size} and not the size of the others")
 
 
 def _feeding(spec: ModelSpec, picture: Path | None, region: Path | None, options: EntryOptions) -> Feeding:

@@ -29,7 +29,17 @@ from edgeseg.spec_file import SPEC_NAME, load_spec, place_of
 from edgeseg.steps import Step
 from edgeseg.subject import Subject, open_reference_of, open_subject
 
-__all__ = ["GateOptions", "Judgement", "gate", "judge", "nothing_judged", "rules_of", "update_baseline", "write_judged"]
+__all__ = [
+    "GateOptions",
+    "Judgement",
+    "gate",
+    "judge",
+    "nothing_judged",
+    "refuse_a_part",
+    "rules_of",
+    "update_baseline",
+    "write_judged",
+]
 
 BENCH_SETTINGS = BenchSettings(budget_seconds=10.0, min_rounds=50)
 """How long a gate measures unless told otherwise: longer than ``bench`` does, for a verdict hangs on it."""
@@ -163,6 +173,21 @@ def update_baseline(path: Path, destination: Path, options: GateOptions | None =
     options = options or GateOptions()
     subject = open_subject(path, options.spec, options.drift.load)
     return _write(subject, _counts(subject, options), destination)
+
+
+def refuse_a_part(destination: Path, limit: int) -> None:
+    """A file that was judged on some of the images does not replace the baseline of all: no later gate could use it.
+
+    Raises:
+        UsageError: the baseline is of more images than ``limit``.
+        DataError: it cannot be read.
+    """
+    held = len(read_baseline(destination).counts.names)
+    if limit < held:
+        raise UsageError(
+            f"The baseline '{destination}' is of {held} images; one of {limit} cannot replace it.",
+            hint="Leave --limit or --update-baseline out.",
+        )
 
 
 def write_judged(judgement: Judgement, destination: Path, options: GateOptions | None = None) -> Baseline:

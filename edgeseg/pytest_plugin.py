@@ -77,6 +77,7 @@ def edgeseg_gate(request: pytest.FixtureRequest) -> Callable[..., GateResult]:
         def text(path: str | Path | None) -> str | None:
             return None if path is None else str(root / path)
 
+        refusal = None
         try:
             result = gate(
                 root / subject,
@@ -100,7 +101,9 @@ def edgeseg_gate(request: pytest.FixtureRequest) -> Callable[..., GateResult]:
                 ),
             )
         except EdgesegError as error:
-            pytest.fail(f"edgeseg: {error}", pytrace=False)
+            refusal = error
+        if refusal is not None:  # not above: pytest would tell the same twice, as an exception during another
+            pytest.fail(f"edgeseg: {refusal}", pytrace=False)
         told = "\n".join(
             f"{finding.outcome.value:12} {finding.rule.text}: {finding.reason}"
             for finding in result.findings

@@ -157,7 +157,9 @@ def paired_ratio(
     return Ratio(
         value=Interval(
             estimate=estimate,
-            low=estimate - wider * (estimate - low),
+            low=max(
+                estimate - wider * (estimate - low), 0.0
+            ),  # few noisy rounds would reach beyond: no ratio of times is negative
             high=estimate + wider * (high - estimate),
             confidence=confidence,
         ),

@@ -190,12 +190,14 @@ def _print_waterfall(found: DriftReport) -> None:
     )
     if found.waterfall.culprit is None:
         click.echo("No stage costs measurably.")
-        restless = found.waterfall.restless
+        restless, busiest = found.waterfall.restless, found.waterfall.busiest
         if restless is not None:
             click.echo(
                 f"But '{restless.stage}' changes {restless.flips:.1%} of the pixels: look there, or judge by more images than "
                 f"{found.drift.images}."
             )
+        elif busiest is not None:
+            click.echo(f"Most decisions change in '{busiest.stage}': {busiest.flips:.3%} of the pixels.")
     else:
         click.echo(f"The loss arises in '{found.waterfall.culprit}'.")
 

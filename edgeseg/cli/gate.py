@@ -110,6 +110,11 @@ def command(
         raise UsageError(
             "Without a rule there is nothing to report on.", hint="Give a --rule, or leave --junit and --markdown out."
         )
+    for file in (junit, markdown):
+        if file is not None and not file.parent.is_dir():
+            raise OutputError(f"There is no folder '{file.parent}' to write '{file.name}' into.", hint="Make it first.")
+    if update_baseline and baseline is not None and baseline.exists() and limit is not None and wanted:
+        gating.refuse_a_part(baseline, limit)
     policy = InconclusivePolicy(inconclusive)
     judgement = written = None
     with ProgressBar("gate", None) as bar:

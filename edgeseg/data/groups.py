@@ -25,13 +25,15 @@ def read_groups(path: Path) -> dict[str, str]:
     """A CSV of image and group, one a line. The image may be given by its stem, file name or path; a heading may come first.
 
     Raises:
-        DataError: it cannot be read, a line has not two columns, or an image is in two groups.
+        DataError: it cannot be read, is empty, a line has not two columns, or an image is in two groups.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             rows = [(number, row) for number, row in enumerate(csv.reader(stream), start=1) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"Cannot read the groups '{path}': {error}.", hint="Give a CSV of image and group.") from error
+    if not rows:
+        raise DataError(f"The groups '{path}' are empty.", hint="Give a CSV of image and group.")
     found: dict[str, str] = {}
     for number, row in rows:
         if len(row) != 2:

@@ -24,6 +24,9 @@ __all__ = ["Baseline", "Witnessed", "counts_for", "read_baseline", "write_baseli
 
 _SCHEMA = 1
 
+# With rules, --update-baseline judges against the file that is there first: one that cannot be used must go before.
+_AGAIN = "delete it and write it again with --update-baseline"
+
 
 class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One accepted candidate.
@@ -94,13 +97,11 @@ def read_baseline(path: Path) -> Baseline:
         if schema != _SCHEMA:
             raise DataError(
                 f"The baseline '{path}' has schema {schema}, this edgeseg reads {_SCHEMA}.",
-                hint="Update edgeseg, or write the baseline again with --update-baseline.",
+                hint=f"Update edgeseg, or {_AGAIN}.",
             )
         return msgspec.json.decode(text, type=Baseline)
     except msgspec.MsgspecError as error:
-        raise DataError(
-            f"'{path}' is not a baseline of edgeseg: {error}.", hint="Write it again with --update-baseline."
-        ) from error
+        raise DataError(f"'{path}' is not a baseline of edgeseg: {error}.", hint=f"{_AGAIN.capitalize()}.") from error
 
 
 def counts_for(
@@ -116,7 +117,7 @@ def counts_for(
     Raises:
         DataError: the baseline is damaged, or of other classes or images.
     """
-    again = "Judge with what it was written with, or write it again with --update-baseline."
+    again = f"Judge with what it was written with, or {_AGAIN}."
     wanted, found = CountSettings(classes=tuple(classes)), baseline.counts.settings
     if wanted.classes != found.classes:
         raise DataError(
@@ -167,6 +168,6 @@ class Witnessed(EvaluationSet):
             if not np.array_equal(np.bincount(loaded.truth[loaded.truth >= 0], minlength=expected.size), expected):
                 raise DataError(
                     f"The truth of '{loaded.sample.name}' is another than when the baseline was written.",
-                    hint="Masks, ignore_index, regions or sizes have changed: write the baseline again with --update-baseline.",
+                    hint=f"Masks, ignore_index, regions or sizes have changed. If they should, {_AGAIN}.",
                 )
             yield loaded

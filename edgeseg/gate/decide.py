@@ -237,5 +237,11 @@ def _worst_class(rule: Rule, evidence: Evidence) -> Finding | Test:
         return _undecided(rule, None, f"No class is in at least {MIN_IMAGES} images: too few to judge", None, "")
     if not claims:
         return min(unclear, key=lambda one: one.measured or 0.0)
-    note = f"Not judged, in fewer than {MIN_IMAGES} images: {', '.join(skipped)}." if skipped else ""
+    note = f"Not judged, in fewer than {MIN_IMAGES} images: {_listed(skipped)}." if skipped else ""
     return Test(rule, tuple(claims), tuple(unclear), note)
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    """The first few by name: of 150 classes the list would bury the verdict."""
+    more = [f"{len(names) - most} others"] if len(names) > most else []
+    return ", ".join((*names[:most], *more))

@@ -132,7 +132,7 @@ def ratio_ticks(low: float, high: float) -> list[float]:
 
 def pareto_plot(points: Sequence[Point], base: str) -> Markup:
     """Time ratio on a logarithmic scale (to the left is faster) against change of mIoU (up is better), with interval bars."""
-    spans = [_span(point.ratio, point.ratio_interval) for point in points]
+    spans = [_drawn(point.ratio, _span(point.ratio, point.ratio_interval)) for point in points]
     changes = [_points(_span(point.change, point.change_interval)) for point in points]
     across = ratio_ticks(min([1.0, *(low for low, _ in spans)]), max([1.0, *(high for _, high in spans)]))
     up = nice_ticks(min([-0.1, *(low for low, _ in changes)]), max([0.1, *(high for _, high in changes)]))
@@ -146,6 +146,14 @@ def pareto_plot(points: Sequence[Point], base: str) -> Markup:
         parts.append(f'<circle class="{"dot" if point.name in front else "dot beaten"}" cx="{px}" cy="{py}" r="5"/>')
     parts += _labels([point.name for point in points], spots)
     return _svg(parts, _WIDTH, _HEIGHT, "Time ratio against change of mIoU; filled points are not beaten in both")
+
+
+_FURTHEST = 10.0
+
+
+def _drawn(ratio: float, span: tuple[float, float]) -> tuple[float, float]:
+    """As far as a ratio's bar is drawn: noise may widen an interval down to 0, which a logarithmic scale has not."""
+    return max(span[0], ratio / _FURTHEST), min(span[1], ratio * _FURTHEST)
 
 
 _LETTER = 6.6  # width of a letter of 12 units, about

@@ -112,3 +112,10 @@ def test_every_finding_carries_advice():
     verdict = judge_noise([1, 50, 2, 90], first_run_ns=900, load=None, machine=MACHINE)
     assert verdict.findings
     assert all(finding.advice and finding.what for finding in verdict.findings)
+
+
+def test_a_ratio_of_few_noisy_rounds_is_never_negative():
+    base = [26, 1, 1, 1, 26, 1, 26, 1, 1]
+    candidate = [30, 100, 30, 190, 30, 30, 13, 30, 60]
+    interval = paired_ratio([MS * one for one in base], [MS * one for one in candidate]).value
+    assert 0.0 <= interval.low <= interval.estimate <= interval.high

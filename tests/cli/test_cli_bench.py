@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from PIL import Image
 from shell import edgeseg, refused
 
 from edgeseg.data.embedded import embedded_root
@@ -74,3 +77,30 @@ def test_refusals(embedded: Callable[[str], Path], tmp_path: Path) -> None:
     refused(edgeseg("bench", artifact, "--threads", "two", cwd=tmp_path), 2, "'two'", "1,2")
     refused(edgeseg("bench", artifact, "--threads", "0", cwd=tmp_path), 2, "at least 1")
     refused(edgeseg("bench", tmp_path / "none.onnx", cwd=tmp_path), 1, "none.onnx")
+
+
+def test_a_file_of_another_size_is_fed_a_picture_of_its_own(embedded: Callable[[str], Path], tmp_path: Path) -> None:
+    """Where the picture was not named: the first file's does not fit a spec that resizes nothing."""
+    tensor = partial(onnx.helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT)
+    weight = onnx.numpy_helper.from_array(np.ones((6, 3, 1, 1), np.float32), "w")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Conv", ["x", "w"], ["y"])],
+        "small",
+        [tensor(name="x", shape=(1, 3, 24, 32))],
+        [tensor(name="y", shape=(1, 6, 24, 32))],
+        [weight],
+    )
+    folder = tmp_path / "small"
+    (folder / "calib").mkdir(parents=True)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, folder / "small.onnx")
+    Image.new("RGB", (32, 24)).save(folder / "calib" / "own.png")
+    names = ", ".join(f'"c{index}"' for index in range(6))
+    (folder / "edgeseg.toml").write_text(
+        f'schema = 1\n[input]\nshape = [1, 3, 24, 32]\n[classes]\nnames = [{names}]\n[calibration]\nimages = "calib"\n'
+    )
+    subjects = (embedded("onnx-fp32"), folder / "small.onnx")
+    done = edgeseg("bench", *subjects, *QUICK, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "small.onnx was fed own.png, a picture of its own" in done.out
+    refused(edgeseg("bench", *subjects, "--image", embedded_root() / "val/images/0000.png", *QUICK, cwd=tmp_path), 1, "24x32")

@@ -108,3 +108,27 @@ def test_a_stage_that_changes_much_is_named_where_one_image_proves_no_loss(
     assert "But 'edit' changes" in done.out
     quiet = edgeseg("drift", sound, *given, "--limit", "1", "--layers", "0", cwd=tmp_path)
     assert "But '" not in quiet.out
+
+
+def test_an_empty_file_of_groups_is_not_passed_over(embedded: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "groups.csv").write_text("\n")
+    done = edgeseg("drift", embedded("onnx-fp32"), "--groups", tmp_path / "groups.csv", "--limit", "1", cwd=tmp_path)
+    refused(done, 1, "groups.csv", "empty")
+
+
+def test_a_stage_is_named_by_the_decisions_that_it_changes_where_none_costs(
+    embedded: Callable[[str], Path], tmp_path: Path
+) -> None:
+    sound = embedded("onnx-fp32") / "model.onnx"
+    model = onnx.load(sound)
+    last = [node for node in model.graph.node if node.op_type == "Conv"][-1]
+    (weight,) = [one for one in model.graph.initializer if one.name == last.input[1]]
+    value = onnx.numpy_helper.to_array(weight)
+    scale = np.linspace(1.0, 1.02, len(value), dtype=np.float32).reshape(-1, 1, 1, 1)
+    weight.CopyFrom(onnx.numpy_helper.from_array(value * scale, weight.name))
+    onnx.save(model, tmp_path / "edited.onnx")
+    chain = ("--step", f"export={sound}", "--step", f"edit={tmp_path / 'edited.onnx'}", "--limit", "1", "--layers", "0")
+    given = ("--spec", ROOT / "edgeseg.toml", "--reference", ROOT / "scenes.pt2")
+    done = edgeseg("drift", tmp_path / "edited.onnx", *given, *chain, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "Most decisions change in 'edit'" in done.out

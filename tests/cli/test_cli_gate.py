@@ -85,6 +85,19 @@ def test_baseline(embedded: Callable[[str], Path], broken: Path, tmp_path: Path)
     )
     assert accepted.code == 0, accepted.err
     assert json.loads(file.read_text())["name"] == "broken.onnx"
+    whole = file.read_bytes()
+    part = ("--limit", "10", "--rule", "size:4MB", "--baseline", file, "--update-baseline")
+    refused(edgeseg("gate", embedded("onnx-fp32"), *part, cwd=tmp_path), 2, "one of 10 cannot replace it", "--limit")
+    assert file.read_bytes() == whole
+
+
+def test_a_report_that_has_no_place_is_told_before_evaluation(embedded: Callable[[str], Path], tmp_path: Path) -> None:
+    """And before a baseline is replaced."""
+    file = tmp_path / "baseline.json"
+    for option in ("--junit", "--markdown"):
+        nowhere = (option, tmp_path / "nowhere" / "gate.txt", "--rule", "size:4MB", "--baseline", file, "--update-baseline")
+        refused(edgeseg("gate", embedded("onnx-fp32"), *nowhere, cwd=tmp_path), 1, "no folder", "gate.txt")
+        assert not file.exists()
 
 
 def test_a_baseline_alone_is_json_too(embedded: Callable[[str], Path], tmp_path: Path) -> None:
@@ -219,6 +232,7 @@ def test_pytest_fixture(embedded: Callable[[str], Path], tmp_path: Path) -> None
     assert "too few to judge" in done.stdout, done.stdout
     assert "There is no file or folder" in done.stdout, done.stdout
     assert "Traceback" not in done.stdout
+    assert "another exception" not in done.stdout, "one sentence"
     assert "site-packages" not in done.stdout, "an error must not show where it was raised"
 
 

@@ -310,3 +310,18 @@ def test_a_class_absent_everywhere_is_not_judged():
     again = Evidence.pair(found.reference, found.candidate)
     assert math.isnan(again.delta(5).change)
     assert only(gate("worst_class:-4pt", evidence=again)).outcome is Outcome.PASS
+
+
+def test_many_classes_that_are_not_judged_do_not_bury_the_verdict():
+    names = tuple(f"class{index}" for index in range(60))
+    confusion = np.zeros((12, 60, 60), np.int64)
+    confusion[:, 0, 0] = 1000
+    for c in range(1, 60):
+        confusion[0, c, c] = 50
+    zeros = np.zeros((12, 4, 60), np.int64)
+    same = ImageCounts(
+        CountSettings(classes=names), tuple(f"i{i}" for i in range(12)), confusion, zeros[:, :2], zeros, zeros[:, :2]
+    )
+    found = only(gate("worst_class:-2pt", evidence=Evidence.pair(same, same, resamples=100)))
+    assert found.outcome is Outcome.PASS
+    assert found.reason.endswith("class1, class2, class3, class4, class5, class6, class7, class8, 51 others.")

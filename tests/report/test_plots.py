@@ -58,6 +58,12 @@ def test_pareto_plot_places_points_and_keeps_labels_apart() -> None:
     assert len(set(labels)) == 4
 
 
+def test_pareto_plot_bears_an_interval_that_noise_widened_to_zero() -> None:
+    noisy = Point("noisy", 0.5, 0.0, Interval(estimate=0.5, low=0.0, high=40.0))
+    tree = ElementTree.fromstring(str(pareto_plot([noisy, Point("other", 1.0, 0.0)], "base")))
+    assert len(list(tree.iter("circle"))) == 2
+
+
 def test_strip_is_coloured_only_where_the_interval_excludes_zero() -> None:
     worse = str(interval_strip(-0.01, Interval(estimate=-0.01, low=-0.02, high=-0.001), 0.02))
     unsure = str(interval_strip(-0.01, Interval(estimate=-0.01, low=-0.02, high=0.001), 0.02))
