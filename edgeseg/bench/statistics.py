@@ -157,9 +157,7 @@ def paired_ratio(
     return Ratio(
         value=Interval(
             estimate=estimate,
-            low=max(
-                estimate - wider * (estimate - low), 0.0
-            ),  # few noisy rounds would reach beyond: no ratio of times is negative
+            low=max(estimate - wider * (estimate - low), 0.0),  # no ratio of times is negative, however few the rounds
             high=estimate + wider * (high - estimate),
             confidence=confidence,
         ),

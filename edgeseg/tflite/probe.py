@@ -156,29 +156,32 @@ class _Book:
                 self._known = msgspec.json.decode(self._path.read_bytes(), type=_Known)
             except msgspec.MsgspecError as error:
                 log.warning("The kept operator times in %s cannot be read (%s); measuring again", self._path, error)
-        self._idle = self._measure(_identity(TfTensor("x", (1, 1, 1, 1), "float32")), "idle")
+        self._idle = self._measure(lambda: _identity(TfTensor("x", (1, 1, 1, 1), "float32")), "idle")
 
     def time(self, chain: list[TfOp], graph: TfGraph, domain: Domain) -> float:
         if not all(supported(op, graph, domain) for op in chain) or any(cuts_delegate(op, graph, domain) for op in chain):
             return math.inf
-        alone = _alone(chain, graph)
-        if domain is Domain.INT8:
-            alone = _in_int8(alone)
+
+        def alone() -> TfGraph:
+            one = _alone(chain, graph)
+            return _in_int8(one) if domain is Domain.INT8 else one
+
         return self._net(alone, " + ".join(_key(op, graph, domain) for op in chain))
 
     def conversion(self, tensor: TfTensor, kind: str) -> float:
         # A conversion depends on the number of elements alone.
         flat = TfTensor("x", (1, 1, 1, int(np.prod(tensor.shape))), "float32")
-        return self._net(_conversion(flat, kind), f"{kind} {flat.shape[-1]}")
+        return self._net(lambda: _conversion(flat, kind), f"{kind} {flat.shape[-1]}")
 
-    def _net(self, graph: TfGraph, key: str) -> float:
+    def _net(self, graph: Callable[[], TfGraph], key: str) -> float:
         measured = self._measure(graph, key)
         return math.inf if measured < 0 else max(measured - self._idle, 0.1)
 
-    def _measure(self, graph: TfGraph, key: str) -> float:
+    def _measure(self, graph: Callable[[], TfGraph], key: str) -> float:
+        """``graph``: makes what is run, where it is not known already."""
         if key not in self._known.times:
             before = self._pace()
-            found = _run(graph, self._threads)
+            found = _run(graph(), self._threads)
             slowed = max(min(before, self._pace()) / (self._known.yardstick or before), 1.0)
             self._known.times[key] = (found[0] / slowed, found[1] / slowed)
         full, emptied = self._known.times[key]
