@@ -50,7 +50,7 @@ def choose_widths(
     mean = float(np.mean([noises[0] for noises in harm.values()])) if harm else 0.0
     chosen: dict[str, TensorQuant] = {}
     for name, (start, *noises) in harm.items():
-        allowed = max(_HARDLY_MORE * min(start, *noises), _HARDLY_ANY * mean)
+        allowed = max(_HARDLY_MORE * min([start, *noises]), _HARDLY_ANY * mean)
         found = [quant for quant, noise in zip(widths[name], noises, strict=True) if noise <= allowed]
         if start > 0 and found:
             chosen[name] = found[0]

@@ -30,13 +30,15 @@ def picture(seed: int, *outliers: float) -> Float32:
     return values
 
 
-def chosen(calibration: list[Float32], judged: list[Float32]) -> tuple[TensorQuant | None, dict[str, TensorQuant]]:
+def chosen(
+    calibration: list[Float32], judged: list[Float32], start: str = ESTIMATORS[0]
+) -> tuple[TensorQuant | None, dict[str, TensorQuant]]:
     graph, held = net()
     observer = Observer(held)
     collect(graph, calibration, lambda _, values: observer.update(values), names={held})
     ranges = {name: choose(observer, estimator=name) for name in ESTIMATORS}
     meter = HarmMeter(Downstream(graph, judged))
-    found = choose_widths({held: observer}, {held: ranges[ESTIMATORS[0]]}, [held], meter, estimators=ESTIMATORS)
+    found = choose_widths({held: observer}, {held: ranges[start]}, [held], meter, estimators=ESTIMATORS)
     return found.get(held), ranges
 
 
@@ -53,3 +55,8 @@ def test_a_middle_range_is_not_passed_over_for_the_widest() -> None:
 def test_a_range_that_costs_steps_is_not_taken() -> None:
     found, _ = chosen([picture(seed) for seed in range(19)] + [picture(19, 30.0)], [picture(100)])
     assert found is None or found.scale[0] < 3 / 255
+
+
+def test_the_widest_range_is_left_as_it_is() -> None:
+    found, _ = chosen([picture(seed, 4.0) for seed in range(4)], [picture(100)], start="minmax")
+    assert found is None
