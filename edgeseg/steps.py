@@ -21,6 +21,7 @@ from edgeseg.model import load_model
 from edgeseg.quantize.plan import QuantPlan
 from edgeseg.session import Session
 from edgeseg.spec import IoType, Target
+from edgeseg.stages.scaling_tflite import SCALINGS
 from edgeseg.subject import LoadOptions, Subject, open_subject
 
 __all__ = ["KERNELS", "Step", "Way", "given_way", "is_equalised", "rebuilt_way"]
@@ -126,7 +127,8 @@ def rebuilt_way(
 
 
 def is_equalised(artifact: Artifact) -> bool:
-    """Channels were enlarged by factors of their own (``edgeseg.tflite.equalise``): the tensors are not those of the float file."""
+    """Channels were enlarged by factors of their own (``edgeseg.stages.scaling_tflite``): the tensors are not those of the float
+    file."""
     path = artifact.path / "quantization.json"
     if not path.is_file():
         return False
@@ -134,7 +136,7 @@ def is_equalised(artifact: Artifact) -> bool:
         plan = msgspec.json.decode(path.read_bytes(), type=QuantPlan)
     except msgspec.DecodeError as error:
         raise ArtifactError(f"'{path}' cannot be read: {error}.", hint="Compile again.") from error
-    return "equalise" in plan.passes
+    return bool(SCALINGS.intersection(plan.passes))
 
 
 def _open(graph: Graph, threads: int) -> Session:

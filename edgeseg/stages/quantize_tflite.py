@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -27,6 +27,7 @@ from edgeseg.session import Float32, ModelInput
 from edgeseg.spec import IoType, ModelSpec, OutputKind, TuneFor
 from edgeseg.stages.policy import parse_policy
 from edgeseg.stages.rewrite_tflite import OperatorCosts
+from edgeseg.stages.scaling_tflite import ESTIMATORS, SCALINGS, best_scaling, rescaling
 from edgeseg.stages.search_journal import journal_of, resumed_notes
 from edgeseg.stages.search_record import SearchRecord, given_notes, record_of, search_notes
 from edgeseg.stages.truth import CHECKED, TruthJudge
@@ -34,7 +35,6 @@ from edgeseg.tflite.candidates import SearchResult, SearchSettings
 from edgeseg.tflite.cost import int8_share
 from edgeseg.tflite.effort import EFFORTS
 from edgeseg.tflite.emit import quantize
-from edgeseg.tflite.equalise import ChannelPeaks, channel_peaks, equalise
 from edgeseg.tflite.flatbuffer import read, serialise, write
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.integer_only import integer_search, require_integers
@@ -45,7 +45,7 @@ from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import PassReport, fastest_us, prepare
 from edgeseg.tflite.refine import RefineSettings, refine
 from edgeseg.tflite.search import search
-from edgeseg.tflite.statistics import activations, collect
+from edgeseg.tflite.statistics import activations
 from edgeseg.tflite.summaries import summarise
 
 __all__ = ["BEST_FLOAT", "QuantizeOptions", "quantize_tflite"]
@@ -58,12 +58,8 @@ _JUDGED = {"quick": 8, "normal": 20, "max": 40}
 _FOLD_NOISE = 3e-3
 """Noise over signal at the output above which folding the normalisation costs more at the borders than exact pixels gain."""
 
-_EQUALISE = "equalise"
 _SOME = 16
-"""Calibration images that decide on equalisation; the same for every effort, so that a plan finds the same factors again."""
-_BALANCING = ("mse", "percentile-99.99", "mean-minmax")
-_BALANCED = 0.9
-"""Equalising must bring the noise below this share."""
+"""Calibration images that decide on scaling channels; the same for every effort, so that a plan finds the same factors again."""
 _REFINED = {"max": 0.5}
 """Share of the time limit that is kept for learning weights, by effort; the others learn none."""
 
@@ -189,10 +185,9 @@ class _Job:
         if options.plan is not None:
             given = read_plan(options.plan)
             self.learned = load_learned(given, options.plan.parent)
-            names = tuple(name for name in given.passes if name != _EQUALISE)
+            names = tuple(name for name in given.passes if name not in SCALINGS)
             prepared = self.folded(apply(self.original, names)[0], names)
-            if _EQUALISE in given.passes:
-                prepared = self.equalised(prepared)
+            prepared = self.scaled(prepared, given.passes)
             self.rated(prepared, given)
             return prepared, given, None
         policy = parse_policy(options.policy, options.tune_for)
@@ -243,38 +238,23 @@ class _Job:
         return prepared
 
     def balanced(self, prepared: _Prepared) -> _Prepared:
-        """Equalise channels where that leaves less noise with everything in int8."""
-        images = self.calibration.take(_SOME)
-        observers = {name: Observer(name) for name in activations(prepared.graph)}
-        peaks = ChannelPeaks()
-
-        def watch(name: str, values: Float32) -> None:
-            peaks.update(name, values)
-            observers[name].update(values)
-
-        collect(prepared.graph, map(prepared.feed, images), watch)
-        graph, count = equalise(prepared.graph, peaks.means())
-        if not count:
-            return prepared
-        candidate = _Prepared(graph, prepared.pixels, (*prepared.passes, _EQUALISE))
-        judge = self.judge(prepared, 4)
+        """Scale channels where that leaves less noise with everything in int8."""
         policy = Policy.INTEGER_ONLY if self.integer_only else Policy.AUTO
-        noises = []
-        for one, seen in ((prepared, observers), (candidate, self.observe(candidate, images))):
-            # The search will choose among estimators, so each form is judged by the best of several.
-            plans = (initial_plan(one.graph, _ranges(seen, each) | one.fixed, policy=policy) for each in _BALANCING)
-            emitted = (quantize(one.graph, plan, integer_only=self.integer_only) for plan in plans)
-            noises.append(min(judge.score_of(graph).noise for graph in emitted))
-        if noises[1] > _BALANCED * noises[0]:
+        images = self.calibration.take(_SOME)
+        graph, name, note = best_scaling(
+            prepared.graph, lambda: map(prepared.feed, images), self.judge(prepared, 4), prepared.fixed, policy
+        )
+        if not name:
             return prepared
-        self.notes.append(f"{count} channels equalised")
-        return candidate
+        self.notes.append(note)
+        return _Prepared(graph, prepared.pixels, (*prepared.passes, name))
 
-    def equalised(self, prepared: _Prepared) -> _Prepared:
-        """As a plan that names equalisation wants it."""
-        peaks = channel_peaks(prepared.graph, map(prepared.feed, self.calibration.take(_SOME)))
-        graph, _ = equalise(prepared.graph, peaks)
-        return _Prepared(graph, prepared.pixels, (*prepared.passes, _EQUALISE))
+    def scaled(self, prepared: _Prepared, passes: Sequence[str]) -> _Prepared:
+        """As a plan that names a rule for scaling channels wants it."""
+        for name in SCALINGS.intersection(passes):
+            graph = rescaling(prepared.graph, name, map(prepared.feed, self.calibration.take(_SOME)))
+            prepared = _Prepared(graph, prepared.pixels, (*prepared.passes, name))
+        return prepared
 
     # ------------------------------------------------------------------------------------------- the plan
 
@@ -380,7 +360,7 @@ class _Job:
         )
 
 
-def _ranges(observers: Mapping[str, Observer], estimator: str = _BALANCING[0]) -> dict[str, TensorQuant]:
+def _ranges(observers: Mapping[str, Observer], estimator: str = ESTIMATORS[0]) -> dict[str, TensorQuant]:
     return {name: choose(observer, estimator=estimator) for name, observer in observers.items()}
 
 

@@ -23,7 +23,7 @@ from edgeseg.tflite.rewrite import channel_vector, prune
 from edgeseg.tflite.runtime import Feed
 from edgeseg.tflite.statistics import collect
 
-__all__ = ["ChannelPeaks", "channel_peaks", "equalise"]
+__all__ = ["ChannelPeaks", "channel_peaks", "equalise", "rescaled"]
 
 _LARGEST_FACTOR = 256.0  # a channel smaller than that beside its neighbours is noise
 _TINY = 1e-12
@@ -77,11 +77,22 @@ def equalise(graph: TfGraph, peaks: Mapping[str, Float64]) -> tuple[TfGraph, int
     enlarged = int((factors > _WORTH).sum())
     if not enlarged:
         return graph, 0
+    return rescaled(graph, ties, factors), enlarged
+
+
+def rescaled(graph: TfGraph, ties: ChannelTies, factors: Float64) -> TfGraph:
+    """The same function with each channel enlarged by its factor.
+
+    Args:
+        graph: float, not changed.
+        ties: of its channels.
+        factors: float64 (ties.size,), positive, equal among tied channels and 1 where one is pinned.
+    """
     made = graph.copy()
     build = GraphBuilder(made)
     made.ops = [_rescaled(build, op, ties, factors) for op in graph.ops]
     prune(made)
-    return made, enlarged
+    return made
 
 
 def _factors(graph: TfGraph, ties: ChannelTies, peaks: Mapping[str, Float64]) -> Float64:

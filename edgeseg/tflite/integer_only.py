@@ -27,7 +27,7 @@ from edgeseg.tflite.harm import HarmMeter
 from edgeseg.tflite.judge import Judge, Score, latency
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.runtime import Feed
-from edgeseg.tflite.widths import Estimates, choose_widths
+from edgeseg.tflite.widths import AS_BEST, Estimates, choose_widths
 
 __all__ = ["integer_search", "require_integers"]
 
@@ -111,7 +111,7 @@ def _own_widths(
             break
         wider = [one for one in estimates.others(name, quant) if one.scale[0] > quant.scale[0]]
         harm[name] = meter.measure(name, [quant, *wider])[0]  # all at once: loading that part of the graph costs most
-    return {name: quant for name, (quant, _) in choose_widths(harm, free, estimates, meter).items()}
+    return {name: quant for name, (quant, _) in choose_widths(harm, free, estimates, meter, AS_BEST).items()}
 
 
 def _timed(

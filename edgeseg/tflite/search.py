@@ -36,7 +36,7 @@ from edgeseg.tflite.judge import Judge, Score
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import choices_of, links_of
 from edgeseg.tflite.runtime import Feed
-from edgeseg.tflite.widths import Estimates, choose_widths
+from edgeseg.tflite.widths import AS_NOW, Estimates, choose_widths
 
 __all__ = ["search"]
 
@@ -148,7 +148,7 @@ class _Search:
     def _choose_ranges(self, harm: dict[str, float], meter: HarmMeter, late: Callable[[], bool]) -> None:
         """Give each tensor its own estimator, by what its range does at the output."""
         free = {name: quant for name, quant in self._ranges.items() if name not in self._settings.fixed}
-        chosen = choose_widths(harm, free, self._estimates, meter, covered=self._settings.effort.covered, stop=late)
+        chosen = choose_widths(harm, free, self._estimates, meter, AS_NOW, covered=self._settings.effort.covered, stop=late)
         for name, (quant, noise) in chosen.items():
             harm[name], self._ranges[name] = noise, quant
         if chosen:

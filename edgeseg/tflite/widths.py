@@ -1,13 +1,14 @@
 """A tensor's own range, by what it does at the network's output.
 
 A few images judge, and what lies outside a range is clipped on every image to come: an object that was not among them is then
-lost whole (docs/adr/0006). So the widest range is taken that does hardly more harm than the one all tensors started with, or
-hardly any; a tighter one only where none will do, and the tensor does much of the harm.
+lost whole (docs/adr/0006). So the widest range is taken that does hardly more harm than what it is held against, or hardly any; a
+tighter one only where none will do, and the tensor does much of the harm.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,11 +17,26 @@ from edgeseg.quantize.plan import TensorQuant
 from edgeseg.quantize.ranges import choose
 from edgeseg.tflite.harm import HarmMeter
 
-__all__ = ["Estimates", "choose_widths"]
+__all__ = ["AS_BEST", "AS_NOW", "Estimates", "Tolerance", "choose_widths"]
 
 _BETTER = 0.9  # a tighter range must bring a tensor's harm below this share
-_HARDLY_MORE = 1.25  # times the harm: what a wider range may cost
-_HARDLY_ANY = 0.25  # of the mean harm
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What a wider range may cost: ``more`` times the harm it is held against, or ``any`` of the mean harm. That is the harm of the
+    range that the tensor has; ``least``: of the best of this one and all wider ones."""
+
+    more: float
+    any: float
+    least: bool = False
+
+
+AS_NOW = Tolerance(1.25, 0.25)
+"""Where operators that do too much harm can still go to float."""
+
+AS_BEST = Tolerance(1.1, 0.05, least=True)
+"""With no operator in float there are hundreds of tensors, and what each may cost beside the best adds up."""
 
 
 class Estimates:
@@ -53,6 +69,7 @@ def choose_widths(
     ranges: Mapping[str, TensorQuant],
     estimates: Estimates,
     meter: HarmMeter,
+    tolerance: Tolerance,
     *,
     covered: float = 0.0,
     stop: Callable[[], bool] = lambda: False,
@@ -64,6 +81,7 @@ def choose_widths(
         ranges: those, of the tensors that may change.
         estimates: to choose among.
         meter: measures.
+        tolerance: of what wider ranges cost.
         covered: share of all harm, most first, whose tensors may get a tighter range too. Tightening all of them gained 0.2 dB on
             ESPNet, and nothing on images that had not judged.
         stop: once it says so no more are looked at.
@@ -77,14 +95,16 @@ def choose_widths(
             continue
         least, matters = harm[name], passed < covered * total
         passed += harm[name]
-        for quant in estimates.others(name, ranges[name]):
-            wider = quant.scale[0] > ranges[name].scale[0]
-            if not wider and not matters:
+        others = estimates.others(name, ranges[name])
+        wider = [quant for quant in others if quant.scale[0] > ranges[name].scale[0]]
+        held = min([least, *meter.measure(name, wider)]) if tolerance.least and wider else least
+        for quant in others:
+            if quant not in wider and not matters:
                 break
             (noise,) = meter.measure(name, [quant])
-            if wider and noise <= max(_HARDLY_MORE * harm[name], _HARDLY_ANY * typical):
+            if quant in wider and noise <= max(tolerance.more * held, tolerance.any * typical):
                 chosen[name] = quant, noise
                 break
-            if not wider and noise < _BETTER * least:
+            if quant not in wider and noise < _BETTER * least:
                 chosen[name], least = (quant, noise), noise
     return chosen
