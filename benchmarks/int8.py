@@ -1,6 +1,7 @@
 """Accuracy and speed of every target on real trained models: prints a table and writes it as JSON.
 
     EDGESEG_DATA=... python benchmarks/int8.py --suite benchmarks/suites/trained.toml [--only ESPNet] [--targets A,B]
+        [--tune-for integer-only]
 
 Each INT8 file is compared with the float file of the same runtime that edgeseg makes from the same model: mIoU against PyTorch on
 the evaluation images, time as the ratio of medians of interleaved runs, with 1 and 2 threads.
@@ -21,6 +22,7 @@ from edgeseg.artifact import Artifact
 from edgeseg.bench.interleave import interleaved_medians
 from edgeseg.bench.machine import MachineFacts, machine_facts
 from edgeseg.data.pairs import open_evaluation
+from edgeseg.spec import TuneFor
 from edgeseg.spec_file import load_spec
 from edgeseg.subject import open_subject
 
@@ -78,6 +80,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100, help="calibration images")
     parser.add_argument("--with-masks", action="store_true", help="calibration images with their masks; the default is without")
     parser.add_argument("--effort", default="normal")
+    parser.add_argument("--tune-for", default="here", help="of tflite-int8; its rows are named by it")
     parser.add_argument("--limit", type=int, help="evaluation images; all by default")
     parser.add_argument("--work", type=Path, default=Path("build/int8"))
     parser.add_argument("--out", type=Path, help="JSON file to write; rows are added to what is there")
@@ -108,7 +111,10 @@ def run_entry(entry: Entry, data: Path, asked: argparse.Namespace) -> list[Row]:
     targets = asked.targets.split(",")
     for target in sorted(targets, key=lambda one: "int8" in one):
         started = time.monotonic()
-        options = CompileOptions(output=asked.work / f"{Path(entry.file).stem}-{target}", effort=asked.effort, use_cache=False)
+        tune_for = TuneFor(asked.tune_for) if target == "tflite-int8" else TuneFor.HERE
+        name = target if tune_for is TuneFor.HERE else f"{target}, {tune_for}"
+        output = asked.work / f"{Path(entry.file).stem}-{name.replace(', ', '-')}"
+        options = CompileOptions(output=output, effort=asked.effort, use_cache=False, tune_for=tune_for)
         artifact = compile_model(data / entry.file, target, spec=spec, options=options).artifact
         seconds = time.monotonic() - started
         runtime = target.split("-")[0]
@@ -132,7 +138,7 @@ def run_entry(entry: Entry, data: Path, asked: argparse.Namespace) -> list[Row]:
         rows.append(
             Row(
                 model=entry.name,
-                target=target,
+                target=name,
                 images=result.images,
                 calibration_images=manifest.calibration.images if manifest.calibration else 0,
                 reference_miou=100 * result.reference.scores.miou,
