@@ -44,6 +44,7 @@ from edgeseg.tflite.pixels import Normalisation, PixelInput, fold_input_normalis
 from edgeseg.tflite.planning import Policy, initial_plan
 from edgeseg.tflite.preparation import PassReport, fastest_us, prepare
 from edgeseg.tflite.refine import RefineSettings, refine
+from edgeseg.tflite.runtime import workers
 from edgeseg.tflite.search import search
 from edgeseg.tflite.statistics import activations
 from edgeseg.tflite.summaries import summarise
@@ -260,7 +261,7 @@ class _Job:
 
     def observe(self, prepared: _Prepared, images: CalibrationSet) -> dict[str, Observer]:
         observers = {name: Observer(name) for name in activations(prepared.graph)}
-        summarise(prepared.graph, map(prepared.feed, images), observers)
+        summarise(prepared.graph, map(prepared.feed, images), observers, threads=workers())
         return observers
 
     def ruled(self, prepared: _Prepared, observers: dict[str, Observer], named: frozenset[str]) -> QuantPlan:

@@ -14,7 +14,7 @@ from edgeseg.tflite.equalise import ChannelPeaks, channel_peaks, equalise
 from edgeseg.tflite.graph import TfGraph
 from edgeseg.tflite.judge import Judge
 from edgeseg.tflite.planning import Policy, initial_plan
-from edgeseg.tflite.runtime import Feed
+from edgeseg.tflite.runtime import Feed, workers
 from edgeseg.tflite.sensitivity import ChannelMoments, channel_moments
 from edgeseg.tflite.statistics import activations, collect
 from edgeseg.tflite.summaries import summarise
@@ -54,7 +54,7 @@ def best_scaling(
         if whole:
             moments.update(name, values)
 
-    collect(graph, images(), watch)
+    collect(graph, images(), watch, threads=workers())
 
     def noise(form: TfGraph, seen: Mapping[str, Observer]) -> float:
         plans = (
@@ -72,7 +72,7 @@ def best_scaling(
         if not count:
             continue
         seen = {one: Observer(one) for one in activations(form)}
-        summarise(form, images(), seen)
+        summarise(form, images(), seen, threads=workers())
         found = noise(form, seen)
         if found <= least * before:
             how = "equalised" if name == _EQUALISE else "scaled for the least noise"
@@ -83,5 +83,5 @@ def best_scaling(
 def rescaling(graph: TfGraph, name: str, images: Iterable[Feed]) -> TfGraph:
     """As a plan that names a rule wants it; the images must be those that it was made with."""
     if name == _LEAST_NOISE:
-        return least_noise(graph, channel_moments(graph, images))[0]
-    return equalise(graph, channel_peaks(graph, images))[0]
+        return least_noise(graph, channel_moments(graph, images, threads=workers()))[0]
+    return equalise(graph, channel_peaks(graph, images, threads=workers()))[0]

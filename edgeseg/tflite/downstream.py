@@ -17,7 +17,7 @@ import numpy as np
 from edgeseg.quantize.plan import TensorQuant
 from edgeseg.session import Float32
 from edgeseg.tflite.graph import Array, TfGraph, TfOp
-from edgeseg.tflite.runtime import Feed, LoadedGraph
+from edgeseg.tflite.runtime import Feed, LoadedGraph, workers
 
 __all__ = ["Downstream", "Tail", "rounded"]
 
@@ -40,7 +40,7 @@ class Downstream:
         exposed = graph.copy()
         exposed.outputs = tuple(dict.fromkeys((*graph.outputs, *computed)))
         self.activations: list[dict[str, Array]] = []
-        with LoadedGraph(exposed) as loaded:
+        with LoadedGraph(exposed, threads=workers()) as loaded:
             for image in images:
                 fed = loaded.feed(image)
                 loaded.invoke()
@@ -63,7 +63,7 @@ class Downstream:
 
     def run_alone(self, op: TfOp, graph: TfGraph) -> list[Array]:
         """The first output of one operator for each image; ``graph`` holds the constants it reads."""
-        with LoadedGraph(_part(graph, [op], (op.id,))) as loaded:
+        with LoadedGraph(_part(graph, [op], (op.id,)), threads=workers()) as loaded:
             found = []
             for held in self.activations:
                 loaded.feed(held)
@@ -91,7 +91,7 @@ class Tail:
 
     def __enter__(self) -> Self:
         # A tensor that is the output itself has no operators behind it.
-        self._loaded = LoadedGraph(self._part) if self._part is not None and self._part.ops else None
+        self._loaded = LoadedGraph(self._part, threads=workers()) if self._part is not None and self._part.ops else None
         return self
 
     def __exit__(self, *_: object) -> None:

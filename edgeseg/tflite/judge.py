@@ -15,7 +15,7 @@ from edgeseg.errors import DataError, ModelError
 from edgeseg.metrics.expected import ExpectedDrop
 from edgeseg.session import Float32, ModelInput
 from edgeseg.tflite.graph import TfGraph
-from edgeseg.tflite.runtime import Feed, LoadedGraph
+from edgeseg.tflite.runtime import Feed, LoadedGraph, workers
 
 __all__ = ["Judge", "Score", "latency", "streamed"]
 
@@ -70,7 +70,7 @@ class Judge:
         self._threshold = threshold
         self._probability = probability
         self.runs = 0
-        with LoadedGraph(reference) as loaded:
+        with LoadedGraph(reference, threads=workers()) as loaded:
             started = time.perf_counter()
             self._outputs = [self._output(loaded, reference.outputs[0], image) for image in originals]
             self.seconds_per_image = (time.perf_counter() - started) / len(self._images)
@@ -89,7 +89,7 @@ class Judge:
         drop = ExpectedDrop(threshold=self._threshold, probability=self._probability)
         signal = error = 0.0
         equal = compared = 0
-        with LoadedGraph(graph) as loaded:
+        with LoadedGraph(graph, threads=workers()) as loaded:
             for image, wanted in zip(self._images[:count], self._outputs[:count], strict=True):
                 found = self._output(loaded, graph.outputs[0], image)
                 drop.update(wanted, found)
@@ -138,7 +138,7 @@ def _centred(logits: Float32) -> Float32:
 
 def streamed(graph: TfGraph, feed: Callable[[ModelInput], Feed], images: Iterable[ModelInput]) -> Iterator[Float32]:
     """Logits of one image after the other, float32 (1, C, h, w)."""
-    with LoadedGraph(graph) as loaded:
+    with LoadedGraph(graph, threads=workers()) as loaded:
         for image in images:
             loaded.feed(feed(image))
             loaded.invoke()

@@ -28,7 +28,7 @@ from edgeseg.tflite.graph import Array, TfGraph, TfOp, TfTensor
 from edgeseg.tflite.judge import Judge, Score
 from edgeseg.tflite.patches import LINEAR, Float32, LinearLayer, linear_layer
 from edgeseg.tflite.rewrite import prune
-from edgeseg.tflite.runtime import Feed, LoadedGraph
+from edgeseg.tflite.runtime import Feed, LoadedGraph, workers
 from edgeseg.tflite.statistics import collect
 
 __all__ = ["BIAS", "ROUNDING", "RefineSettings", "Refined", "refine"]
@@ -196,7 +196,7 @@ class _Refinement:
         emitted.outputs = tuple(dict.fromkeys(str(made.inputs[0]) for _, made in found.values()))
         prune(emitted)
         fields: dict[str, list[Float32]] = {op: [] for op in group}
-        with LoadedGraph(emitted) as loaded:
+        with LoadedGraph(emitted, threads=workers()) as loaded:
             for number, image in enumerate(self._images):
                 loaded.feed(image)
                 loaded.invoke()
@@ -244,7 +244,7 @@ class _Refinement:
                 target = np.matmul(fields, matrices[layer.weights].transpose(0, 2, 1))
                 self._targets.setdefault(op, []).append(target)
 
-        collect(self._graph, self._images, watch, names=set(readers))
+        collect(self._graph, self._images, watch, names=set(readers), threads=workers())
 
     def _places(self, op: str, image: int) -> npt.NDArray[np.int64]:
         """The same places for the float and the integer run."""

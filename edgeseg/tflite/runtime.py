@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol, Self, TypeAlias, cast
@@ -13,10 +14,13 @@ from edgeseg.noise import captured_stderr
 from edgeseg.tflite.flatbuffer import serialise
 from edgeseg.tflite.graph import Array, TfGraph
 
-__all__ = ["Feed", "Interpreter", "LoadedGraph", "open_interpreter", "run"]
+__all__ = ["Feed", "Interpreter", "LoadedGraph", "open_interpreter", "run", "workers"]
 
 Feed: TypeAlias = Array | Mapping[str, Array]
 """One image: the value of the graph's only input, or of each input by name."""
+
+
+_MOST_WORKERS = 4
 
 
 class Interpreter(Protocol):
@@ -57,6 +61,12 @@ def open_interpreter(model: Path | bytes, *, threads: int = 1) -> Interpreter:
             f"LiteRT refuses {shown}: {str(error).strip().splitlines()[-1]}.", hint="Make the file again with edgeseg compile."
         ) from error
     return found
+
+
+def workers() -> int:
+    """Threads for runs that nobody times: the cores that this process may use, at most four. The numbers are the same with any
+    count, since XNNPACK splits no sum."""
+    return min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
 
 
 class LoadedGraph:
