@@ -25,7 +25,7 @@ Float64 = npt.NDArray[np.float64]
 
 
 class ExpectedDrop:
-    """Accumulates images; ``drop`` gives points of mIoU.
+    """Accumulates images; ``drop`` gives points of mIoU, ``agreement`` the share of equal decisions.
 
     Args:
         threshold: of a one-channel output, in the output's domain (0 for a logit cut at probability 0.5).
@@ -37,12 +37,16 @@ class ExpectedDrop:
         self._probability = probability
         self._reference: Float64 | None = None
         self._candidate: Float64 | None = None
+        self._equal = self._compared = 0
 
     def update(self, reference: Float32, candidate: Float32) -> None:
         """Add one image, both float32 (1, C, h, w)."""
         truth = self._truth(reference)
-        for held, logits in (("_reference", reference), ("_candidate", candidate)):
-            matrix = _soft_confusion(truth, self._decide(logits))
+        before_after = self._decide(reference), self._decide(candidate)
+        self._equal += int(np.count_nonzero(before_after[0] == before_after[1]))
+        self._compared += before_after[0].size
+        for held, decision in zip(("_reference", "_candidate"), before_after, strict=True):
+            matrix = _soft_confusion(truth, decision)
             before = getattr(self, held)
             setattr(self, held, matrix if before is None else before + matrix)
 
@@ -55,6 +59,11 @@ class ExpectedDrop:
         seen = self._reference.sum(axis=0) > 0
         before, after = class_iou(self._reference)[seen], class_iou(self._candidate)[seen]
         return 100.0 * float(np.nanmean(before) - np.nanmean(after))
+
+    @property
+    def agreement(self) -> float:
+        """Share of pixels on which both decide alike; nan before the first image."""
+        return self._equal / self._compared if self._compared else float("nan")
 
     def _truth(self, logits: Float32) -> Float32:
         """Class probabilities, float32 (C, h * w)."""

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from edgeseg.errors import DataError, ModelError
 from edgeseg.metrics.expected import ExpectedDrop
@@ -88,20 +87,17 @@ class Judge:
         """Score a graph on the first ``count`` images (all where None)."""
         drop = ExpectedDrop(threshold=self._threshold, probability=self._probability)
         signal = error = 0.0
-        equal = compared = 0
         with LoadedGraph(graph, threads=workers()) as loaded:
             for image, wanted in zip(self._images[:count], self._outputs[:count], strict=True):
                 found = self._output(loaded, graph.outputs[0], image)
                 drop.update(wanted, found)
-                same = self._decide(wanted) == self._decide(found)
-                equal, compared = equal + int(same.sum()), compared + same.size
                 a, b = _centred(wanted), _centred(found)
                 signal += float(np.vdot(a, a))
                 error += float(np.vdot(a - b, a - b))
         self.runs += 1
         if not math.isfinite(error):
             return Score(drop=100.0, noise=math.inf, agreement=0.0)
-        return Score(drop=drop.drop, noise=error / signal if signal else math.inf, agreement=equal / compared)
+        return Score(drop=drop.drop, noise=error / signal if signal else math.inf, agreement=drop.agreement)
 
     def score_of(self, graph: TfGraph, refused: Callable[[str], None] = lambda _: None) -> Score:
         """As ``score``; a graph that the runtime refuses is out of the race, and ``refused`` is told why."""
@@ -110,12 +106,6 @@ class Judge:
         except ModelError as error:
             refused(error.message)
             return Score(drop=100.0, noise=math.inf, agreement=0.0)
-
-    def _decide(self, logits: Float32) -> npt.NDArray[np.intp]:
-        labels: npt.NDArray[np.intp] = (
-            logits.argmax(axis=1) if logits.shape[1] > 1 else (logits > self._threshold).astype(np.intp)
-        )
-        return labels
 
     def _output(self, loaded: LoadedGraph, name: str, image: Feed) -> Float32:
         """Logits of every n-th pixel, float32 (1, C, 1, n)."""
