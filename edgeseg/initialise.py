@@ -32,6 +32,8 @@ from edgeseg.spec_file import dump_spec, load_spec
 
 __all__ = ["Answers", "Proposal", "propose", "write_spec"]
 
+_OPEN = -1  # no mask holds it
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -42,7 +44,7 @@ class Answers:
     eval_images: str | None = None
     shape: str | None = None
     classes: str | None = None
-    ignore_index: int = 255
+    ignore_index: str | None = None
     color: str | None = None
     scale: str | None = None
     mean: str | None = None
@@ -196,27 +198,47 @@ def _classes(channels: int, kind: OutputKind, answers: Answers, guessed: list[st
     else:
         names = ("background", "foreground") if count == 2 else tuple(f"class{index}" for index in range(count))
         guessed.append(f"[classes] names: {count} channels, named {names[0]} ... {names[-1]}")
-    values = _mask_values(answers, len(names), guessed)
-    return ClassesSpec(names=names, ignore_index=answers.ignore_index, mask_values=values)
+    ignored = _ignored(answers)
+    values: tuple[int, ...] = ()
+    if len(names) == 2 and answers.masks is not None and ignored != 255 and _hold_0_and_255(answers.masks):
+        # Two classes in such masks: 255 is the second, or there would be only one.
+        ignored, values = (None if answers.ignore_index is None else ignored), (0, 255)
+        guessed.append(f"[classes] mask_values = [0, 255]: the masks hold these, 255 is {names[1]}")
+    return ClassesSpec(names=names, ignore_index=255 if ignored is _OPEN else ignored, mask_values=values)
 
 
-def _mask_values(answers: Answers, count: int, guessed: list[str]) -> tuple[int, ...]:
-    """For two classes whose first masks hold only 0 and 255: those values."""
-    if answers.masks is None or count != 2:
-        return ()
-    found = find_images([answers.masks], Path.cwd(), what="masks")
+def _ignored(answers: Answers) -> int | None:
+    """The mask value that the user says does not count; ``_OPEN`` where they say nothing.
+
+    Raises:
+        UsageError: it is no number.
+    """
+    told = answers.ignore_index
+    if told is None:
+        return _OPEN
+    if told == "none":
+        return None
+    try:
+        return int(told)
+    except ValueError as error:
+        raise UsageError(
+            f"--ignore-index {told} is no mask value.", hint='Give a whole number, or "none" where every pixel counts.'
+        ) from error
+
+
+def _hold_0_and_255(masks: str) -> bool:
+    """Whether the first masks hold these two values and no other.
+
+    Raises:
+        DataError: one is a colour picture.
+    """
     seen: set[int] = set()
-    for _, path in found[:8]:
+    for _, path in find_images([masks], Path.cwd(), what="masks")[:8]:
         picture = open_picture(path)
         if picture.mode not in {"L", "1", "P"}:
             raise DataError(f"{path} is a colour picture, not a mask.", hint="Give the classes a palette in edgeseg.toml.")
         seen |= set(np.unique(np.asarray(picture.convert("L"))).tolist())
-    if seen <= {0, 255} and answers.ignore_index != 255:
-        guessed.append("[classes] mask_values = [0, 255]")
-        return (0, 255)
-    if seen <= {0, 255} and 255 in seen:
-        guessed.append("[classes]: masks hold 0 and 255; if 255 is the foreground, pass --ignore-index 254")
-    return ()
+    return seen == {0, 255}
 
 
 def _relative(given: str | None, folder: Path) -> str | None:

@@ -99,7 +99,7 @@ def command(
                 load=LoadOptions(factory=factory, trust_pickle=trust_pickle, output_name=output_name, pixels=pixels),
                 device=place,
                 torch=parse_variants(torch_ways or ("eager,fp16" if gpu else "eager"), cuda=gpu),
-                shape=_numbers(shape, "--shape", distinct=False) if shape else None,
+                shape=_shape(shape) if shape else None,
                 image=image,
                 region=region,
                 end_to_end=end_to_end,
@@ -118,6 +118,13 @@ def command(
         print_json(report)
         return
     print_bench(report)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    lengths = _numbers(text, "--shape", distinct=False)
+    if len(lengths) != 4:
+        raise click.BadParameter(f"'{text}' has {len(lengths)} numbers; write four, 1,3,480,640 say.", param_hint="--shape")
+    return lengths
 
 
 def _numbers(text: str, flag: str, *, distinct: bool = True) -> tuple[int, ...]:

@@ -19,7 +19,11 @@ __all__ = ["command"]
 @click.option("--eval-images", help="Evaluation images, where they are not the calibration images.")
 @click.option("--shape", help="Input shape 1,C,H,W, where the file does not say it (TorchScript, state_dict).")
 @click.option("--classes", help="Class names in channel order, separated by commas.")
-@click.option("--ignore-index", type=int, default=255, show_default=True, help="Mask value that does not count.")
+@click.option(
+    "--ignore-index",
+    metavar="VALUE|none",
+    help="Mask value that does not count. [default: 255; none for two classes whose masks hold 0 and 255]",
+)
 @click.option("--color", type=click.Choice([c.value for c in ColorOrder]), help="Colour order of the input. [default: RGB]")
 @click.option("--scale", help="Factor on 0..255 pixels first, 1/255 say. [default: 1/255]")
 @click.option("--mean", help="Mean per channel after scaling, separated by commas. [default: 0]")
@@ -44,7 +48,7 @@ def command(
     eval_images: str | None,
     shape: str | None,
     classes: str | None,
-    ignore_index: int,
+    ignore_index: str | None,
     color: str | None,
     scale: str | None,
     mean: str | None,

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
+import torch
+from PIL import Image
 from shell import COMMAND, Outcome, edgeseg, environment, files_below, refused
 from workshop import IMAGES, Workshop
 
@@ -159,6 +163,40 @@ def test_init_asks_for_what_the_file_does_not_tell(workshop: Workshop, tmp_path:
     refused(edgeseg("init", model, "-o", "edgeseg.toml", "--shape", "3,32", cwd=tmp_path), 2, "shape", "1,3,512,512")
     assert files_below(tmp_path) == []
     assert edgeseg("init", model, "-o", "edgeseg.toml", "--shape", "1,3,32,32", cwd=tmp_path).code == 0
+
+
+def test_init_reads_masks_of_0_and_255(workshop: Workshop, tmp_path: Path) -> None:
+    """The commonest masks of two classes: 255 is the foreground, unless the user says that it does not count."""
+    torch.jit.trace(torch.nn.Conv2d(3, 1, 1), torch.zeros(1, 3, 32, 32)).save(str(tmp_path / "net.pt"))
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for path in sorted(workshop.labels.glob("*.png"))[:2]:
+        Image.fromarray(np.where(np.asarray(Image.open(path)) > 0, 255, 0).astype(np.uint8)).save(masks / path.name)
+
+    def classes(*more: str) -> dict[str, object]:
+        asked = (
+            "init",
+            "net.pt",
+            "--shape",
+            "1,3,32,32",
+            "--images",
+            workshop.photos,
+            "--masks",
+            masks,
+            "-o",
+            "edgeseg.toml",
+            "--force",
+            "--json",
+        )
+        document(edgeseg(*asked, *more, cwd=tmp_path))
+        return tomllib.loads((tmp_path / "edgeseg.toml").read_text())["classes"]
+
+    assert classes() | {"names": 0} == {"names": 0, "mask_values": [0, 255], "ignore_index": "none"}
+    assert classes("--ignore-index", "254")["mask_values"] == [0, 255]
+    assert "mask_values" not in classes("--ignore-index", "255")
+    assert classes("--ignore-index", "none")["ignore_index"] == "none"
+    wrong = edgeseg("init", "net.pt", "--shape", "1,3,32,32", "--ignore-index", "many", "-o", "other.toml", cwd=tmp_path)
+    refused(wrong, 2, "--ignore-index many", '"none"')
 
 
 def _importing(folder: Path, *unwanted: str) -> dict[str, str]:
