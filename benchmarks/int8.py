@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from edgeseg.api import CompileOptions, compile_model, evaluate
-from edgeseg.artifact import Artifact
+from edgeseg.artifact import Artifact, load_artifact
 from edgeseg.bench.interleave import interleaved_medians
 from edgeseg.bench.machine import MachineFacts, machine_facts
 from edgeseg.data.pairs import open_evaluation
@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="evaluation images; all by default")
     parser.add_argument("--work", type=Path, default=Path("build/int8"))
     parser.add_argument("--out", type=Path, help="JSON file to write; rows are added to what is there")
+    parser.add_argument("--latency-only", action="store_true", help="time the INT8 files of an earlier run again")
     asked = parser.parse_args()
     data = Path(os.environ.get("EDGESEG_DATA", HERE.parent.parent / "shared"))
     suite = msgspec.toml.decode(asked.suite.read_bytes(), type=Suite)
@@ -91,7 +92,7 @@ def main() -> None:
     for entry in suite.model:
         if asked.only and asked.only.lower() not in entry.name.lower():
             continue
-        rows += run_entry(entry, data, asked)
+        rows += timed_again(entry, data, asked) if asked.latency_only else run_entry(entry, data, asked)
         if asked.out:
             write(asked.out, rows)
     show(rows)
@@ -113,7 +114,7 @@ def run_entry(entry: Entry, data: Path, asked: argparse.Namespace) -> list[Row]:
         started = time.monotonic()
         tune_for = TuneFor(asked.tune_for) if target == "tflite-int8" else TuneFor.HERE
         name = target if tune_for is TuneFor.HERE else f"{target}, {tune_for}"
-        output = asked.work / f"{Path(entry.file).stem}-{name.replace(', ', '-')}"
+        output = folder_of(entry, name, asked.work)
         options = CompileOptions(output=output, effort=asked.effort, use_cache=False, tune_for=tune_for)
         artifact = compile_model(data / entry.file, target, spec=spec, options=options).artifact
         seconds = time.monotonic() - started
@@ -159,6 +160,24 @@ def run_entry(entry: Entry, data: Path, asked: argparse.Namespace) -> list[Row]:
     return rows
 
 
+def timed_again(entry: Entry, data: Path, asked: argparse.Namespace) -> list[Row]:
+    """The INT8 rows of an earlier run with new times, each file against the float file beside it."""
+    found = []
+    for row in msgspec.json.decode(asked.out.read_bytes(), type=Table).rows:
+        if row.model != entry.name or "int8" not in row.target:
+            continue
+        runtime = row.target.split("-")[0]
+        candidate, baseline = (load_artifact(folder_of(entry, name, asked.work)) for name in (row.target, FLOAT[runtime]))
+        one, two = (ratio(candidate, baseline, entry, data, threads) for threads in (1, 2))
+        found.append(msgspec.structs.replace(row, ratio_1_thread=one, ratio_2_threads=two))
+        show(found[-1:])
+    return found
+
+
+def folder_of(entry: Entry, name: str, work: Path) -> Path:
+    return work / f"{Path(entry.file).stem}-{name.replace(', ', '-')}"
+
+
 def ratio(candidate: Artifact, baseline: Artifact, entry: Entry, data: Path, threads: int) -> float:
     spec = candidate.manifest.spec
     regions = str(data / entry.regions) if entry.regions else None
@@ -186,12 +205,13 @@ def show(rows: list[Row]) -> None:
 
 
 def write(path: Path, rows: list[Row]) -> None:
-    kept: list[Row] = []
+    """Rows take the places of those of the same model and target; new ones go to the end."""
+    known: tuple[Row, ...] = ()
     if path.is_file():
-        fresh = {(row.model, row.target) for row in rows}
-        kept = [row for row in msgspec.json.decode(path.read_bytes(), type=Table).rows if (row.model, row.target) not in fresh]
+        known = msgspec.json.decode(path.read_bytes(), type=Table).rows
+    merged = {(row.model, row.target): row for row in (*known, *rows)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = Table(command="python benchmarks/int8.py", machine=machine_facts(), rows=(*kept, *rows))
+    table = Table(command="python benchmarks/int8.py", machine=machine_facts(), rows=tuple(merged.values()))
     path.write_bytes(msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")
 
 

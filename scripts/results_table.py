@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
-"""Write README's tables from the JSON files of benchmarks/results/*: int8, bench, peers and trt_simulation. With --check: fail
-where README is out of date."""
+"""Write README's tables from the JSON files of benchmarks/results/*: int8, integer_only, bench, peers and trt_simulation.
+
+With --check: fail where README is out of date.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ def main() -> None:
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     wanted = text
-    for name, made in (("results", table()), ("bench", benches()), ("peers", peers()), ("simulation", simulation())):
+    for name, made in (
+        ("results", table()),
+        ("integers", integers()),
+        ("bench", benches()),
+        ("peers", peers()),
+        ("simulation", simulation()),
+    ):
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         before, rest = wanted.split(begin)
         wanted = f"{before}{begin}\n{made}{end}{rest.split(end)[1]}"
@@ -29,22 +37,42 @@ def main() -> None:
 
 def table() -> str:
     parts = []
-    for path in sorted((ROOT / "benchmarks" / "results").glob("*/int8.json")):
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*/int8.json"), reverse=True):
         found = json.loads(path.read_text(encoding="utf-8"))
         machine = found["machine"]
+        floats = [row["drop"] for row in found["rows"] if "int8" not in row["target"]]
         parts.append(
             f"Measured with `{found['command']}` on {machine['cpu']} ({machine['logical_cores']} cores, Python "
             f"{machine['python']}), calibration and evaluation images disjoint, the same settings for every model. Time is the "
-            "ratio to the float file of the same runtime, interleaved.\n"
+            "ratio to the float file of the same runtime, interleaved. "
+            f"The {len(floats)} float files lose at most {max(map(abs, floats)):.2f} points.\n"
         )
-        parts.append("| model | target | mIoU PyTorch | mIoU | drop, points | time / float, 1 thread | 2 threads | size |")
-        parts.append("|---|---|---|---|---|---|---|---|")
-        parts += [
+        parts += rows_of(found)
+    return "\n".join(parts) + ("\n" if parts else "")
+
+
+def rows_of(found: dict[str, list[dict[str, object]]]) -> list[str]:
+    return [
+        "| model | target | mIoU PyTorch | mIoU | drop, points | time / float, 1 thread | 2 threads | size |",
+        "|---|---|---|---|---|---|---|---|",
+        *(
             f"| {row['model']} | {row['target']} | {row['reference_miou']:.2f} | {row['miou']:.2f} | {row['drop']:.2f} | "
             f"{number(row['ratio_1_thread'])} | {number(row['ratio_2_threads'])} | {row['bytes'] / 1e6:.2f} MB |"
             for row in found["rows"]
-        ]
-        parts.append("")
+            if "int8" in row["target"]
+        ),
+        "",
+    ]
+
+
+def integers() -> str:
+    parts = []
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*/integer_only.json"), reverse=True):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        parts.append(
+            f"`--tune-for integer-only` (`{found['command']} --tune-for integer-only`) on {found['machine']['cpu']}:\n"
+        )
+        parts += rows_of(found)
     return "\n".join(parts) + ("\n" if parts else "")
 
 
