@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 # Set before any test imports a runtime, which reads it once: the machine may run several suites side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A suite that a script started in the background is born deaf to Ctrl-C, and so would the commands be that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _DESELECTED = pytest.StashKey[int]()
 
