@@ -183,6 +183,8 @@ class _Job:
 
     def run(self) -> tuple[_Prepared, QuantPlan, SearchRecord | None]:
         options = self.options
+        if options.effort not in EFFORTS:
+            raise UsageError(f"There is no effort '{options.effort}'.", hint=f"Efforts: {', '.join(EFFORTS)}.")
         if options.plan is not None:
             given = read_plan(options.plan)
             self.learned = load_learned(given, options.plan.parent)
@@ -192,8 +194,6 @@ class _Job:
             self.rated(prepared, given)
             return prepared, given, None
         policy = parse_policy(options.policy, options.tune_for)
-        if options.effort not in EFFORTS:
-            raise UsageError(f"There is no effort '{options.effort}'.", hint=f"Efforts: {', '.join(EFFORTS)}.")
         options.progress("rewrites")
         prepared = self.rewritten(everything=self.integer_only or policy.name == "full")
         if self.integer_only:
@@ -280,7 +280,7 @@ class _Job:
     def rated(self, prepared: _Prepared, plan: QuantPlan) -> None:
         """Say what a plan that was not searched loses; it is carried out all the same."""
         emitted = quantize(prepared.graph, plan, integer_only=self.integer_only, learned=self.learned)
-        expected = self.judge(prepared, _JUDGED.get(self.options.effort, 0)).score(emitted).drop
+        expected = self.judge(prepared, _JUDGED[self.options.effort]).score(emitted).drop
         truth = self.truth(prepared)
         self.notes += given_notes(expected, self.options.budget, None if truth is None else truth(emitted))
 

@@ -10,12 +10,13 @@ import onnx
 import onnxruntime
 import pytest
 from PIL import Image
-from shell import edgeseg, refused
+from shell import Outcome, edgeseg, refused
 from sklearn.metrics import confusion_matrix
 
 from edgeseg.data.embedded import embedded_root
 
 ROOT = embedded_root()
+_GIVEN = ("--spec", ROOT / "edgeseg.toml", "--reference", ROOT / "scenes.pt2", "--limit", "1", "--layers", "0")
 
 
 def _miou(model: Path) -> float:
@@ -91,22 +92,27 @@ def test_groups_and_a_foreign_file(embedded: Callable[[str], Path], tmp_path: Pa
     )
 
 
+def _drift_of_an_edit(sound: Path, folder: Path, edit: Callable[[np.ndarray], np.ndarray]) -> Outcome:
+    """Of one image, after a step 'edit' that changes the last convolution's weights."""
+    model = onnx.load(sound)
+    last = [node for node in model.graph.node if node.op_type == "Conv"][-1]
+    (weight,) = [one for one in model.graph.initializer if one.name == last.input[1]]
+    weight.CopyFrom(onnx.numpy_helper.from_array(edit(onnx.numpy_helper.to_array(weight)), weight.name))
+    onnx.save(model, folder / "edited.onnx")
+    chain = ("--step", f"export={sound}", "--step", f"edit={folder / 'edited.onnx'}")
+    done = edgeseg("drift", folder / "edited.onnx", *_GIVEN, *chain, cwd=folder)
+    assert done.code == 0, done.err
+    return done
+
+
 def test_a_stage_that_changes_much_is_named_where_one_image_proves_no_loss(
     embedded: Callable[[str], Path], tmp_path: Path
 ) -> None:
     sound = embedded("onnx-fp32") / "model.onnx"
-    model = onnx.load(sound)
-    last = [node for node in model.graph.node if node.op_type == "Conv"][-1]
-    (weight,) = [one for one in model.graph.initializer if one.name == last.input[1]]
-    weight.CopyFrom(onnx.numpy_helper.from_array(np.roll(onnx.numpy_helper.to_array(weight), 1, axis=0), weight.name))
-    onnx.save(model, tmp_path / "edited.onnx")
-    chain = ("--step", f"export={sound}", "--step", f"edit={tmp_path / 'edited.onnx'}", "--limit", "1", "--layers", "0")
-    given = ("--spec", ROOT / "edgeseg.toml", "--reference", ROOT / "scenes.pt2")
-    done = edgeseg("drift", tmp_path / "edited.onnx", *given, *chain, cwd=tmp_path)
-    assert done.code == 0, done.err
+    done = _drift_of_an_edit(sound, tmp_path, lambda weight: np.roll(weight, 1, axis=0))
     assert "No stage costs measurably." in done.out
     assert "But 'edit' changes" in done.out
-    quiet = edgeseg("drift", sound, *given, "--limit", "1", "--layers", "0", cwd=tmp_path)
+    quiet = edgeseg("drift", sound, *_GIVEN, cwd=tmp_path)
     assert "But '" not in quiet.out
 
 
@@ -119,16 +125,8 @@ def test_an_empty_file_of_groups_is_not_passed_over(embedded: Callable[[str], Pa
 def test_a_stage_is_named_by_the_decisions_that_it_changes_where_none_costs(
     embedded: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    sound = embedded("onnx-fp32") / "model.onnx"
-    model = onnx.load(sound)
-    last = [node for node in model.graph.node if node.op_type == "Conv"][-1]
-    (weight,) = [one for one in model.graph.initializer if one.name == last.input[1]]
-    value = onnx.numpy_helper.to_array(weight)
-    scale = np.linspace(1.0, 1.02, len(value), dtype=np.float32).reshape(-1, 1, 1, 1)
-    weight.CopyFrom(onnx.numpy_helper.from_array(value * scale, weight.name))
-    onnx.save(model, tmp_path / "edited.onnx")
-    chain = ("--step", f"export={sound}", "--step", f"edit={tmp_path / 'edited.onnx'}", "--limit", "1", "--layers", "0")
-    given = ("--spec", ROOT / "edgeseg.toml", "--reference", ROOT / "scenes.pt2")
-    done = edgeseg("drift", tmp_path / "edited.onnx", *given, *chain, cwd=tmp_path)
-    assert done.code == 0, done.err
+    def stretched(weight: np.ndarray) -> np.ndarray:
+        return weight * np.linspace(1.0, 1.02, len(weight), dtype=np.float32).reshape(-1, 1, 1, 1)
+
+    done = _drift_of_an_edit(embedded("onnx-fp32") / "model.onnx", tmp_path, stretched)
     assert "Most decisions change in 'edit'" in done.out
