@@ -20,7 +20,7 @@ from edgeseg.model import load_model
 from edgeseg.preprocess import Prepared, decide, load_image, prepare, restore
 from edgeseg.session import Float32, ModelInput, Session
 from edgeseg.spec import ClassesSpec, ColorOrder, InputSpec, Layout, ModelSpec, OutputKind, OutputSpec, PreprocessSpec
-from edgeseg.spec_file import spec_beside
+from edgeseg.spec_file import load_spec, spec_beside
 from edgeseg.subject import LoadOptions, Subject, open_subject
 from edgeseg.targets.torch_variant import EAGER, TorchVariant
 from edgeseg.untold import Untold, noise_input, open_untold
@@ -86,9 +86,23 @@ def subject_or_bare(path: Path, spec: ModelSpec | Path | None, options: EntryOpt
     Raises:
         EdgesegError: as ``open_subject`` and ``open_bare`` raise.
     """
-    if spec is not None or path.is_dir() or not path.exists() or spec_beside(path, Path.cwd()) is not None:
+    found = spec_beside(path, Path.cwd())
+    if spec is not None or path.is_dir() or not path.exists() or (found is not None and _meant_for(found, path, options)):
         return open_subject(path, spec, options.load)
     return open_bare(path, options)
+
+
+def _meant_for(spec: Path, path: Path, options: EntryOptions) -> bool:
+    """Whether an edgeseg.toml that nobody named is for this file: one beside it is; one of the current folder may be of another
+    network, and is for a converted file from elsewhere only if that takes an input of its sizes."""
+    form = file_format(path)
+    if form is None or spec.resolve().parent == path.resolve().parent:
+        return True
+    try:
+        bare = open_untold(path, form, shape=options.shape, output_name=options.load.output_name)
+    except UsageError:
+        return True  # it leaves sizes open, so the spec tells them
+    return sorted(bare.shape) == sorted(load_spec(spec).input.shape)
 
 
 def open_bare(path: Path, options: EntryOptions) -> Subject | Untold:
@@ -135,7 +149,7 @@ def entries_of(things: Sequence[Subject | Untold], options: EntryOptions) -> tup
     for thing, name in zip(things, names, strict=True):
         if isinstance(thing, Untold):
             shape = "x".join(map(str, thing.shape))
-            feeding = Feeding(thing.x, f"noise {shape}: there is no edgeseg.toml")
+            feeding = Feeding(thing.x, f"noise {shape}: no edgeseg.toml is for it")
             entries.append(_placed(Entry(name, thing.path, thing.path, thing.open, feeding), thing, options))
         else:
             entries.extend(_of_subject(thing, name, _fed(thing, picture, region, options), options))

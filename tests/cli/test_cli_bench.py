@@ -79,8 +79,8 @@ def test_refusals(embedded: Callable[[str], Path], tmp_path: Path) -> None:
     refused(edgeseg("bench", tmp_path / "none.onnx", cwd=tmp_path), 1, "none.onnx")
 
 
-def test_a_file_of_another_size_is_fed_a_picture_of_its_own(embedded: Callable[[str], Path], tmp_path: Path) -> None:
-    """Where the picture was not named: the first file's does not fit a spec that resizes nothing."""
+def _small_net(path: Path) -> None:
+    """Six classes of 24x32 pixels."""
     tensor = partial(onnx.helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT)
     weight = onnx.numpy_helper.from_array(np.ones((6, 3, 1, 1), np.float32), "w")
     graph = onnx.helper.make_graph(
@@ -90,10 +90,15 @@ def test_a_file_of_another_size_is_fed_a_picture_of_its_own(embedded: Callable[[
         [tensor(name="y", shape=(1, 6, 24, 32))],
         [weight],
     )
+    path.parent.mkdir(parents=True)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
+
+
+def test_a_file_of_another_size_is_fed_a_picture_of_its_own(embedded: Callable[[str], Path], tmp_path: Path) -> None:
+    """Where the picture was not named: the first file's does not fit a spec that resizes nothing."""
     folder = tmp_path / "small"
-    (folder / "calib").mkdir(parents=True)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
-    onnx.save(model, folder / "small.onnx")
+    _small_net(folder / "small.onnx")
+    (folder / "calib").mkdir()
     Image.new("RGB", (32, 24)).save(folder / "calib" / "own.png")
     names = ", ".join(f'"c{index}"' for index in range(6))
     (folder / "edgeseg.toml").write_text(
@@ -104,3 +109,14 @@ def test_a_file_of_another_size_is_fed_a_picture_of_its_own(embedded: Callable[[
     assert done.code == 0, done.err
     assert "small.onnx was fed own.png, a picture of its own" in done.out
     refused(edgeseg("bench", *subjects, "--image", embedded_root() / "val/images/0000.png", *QUICK, cwd=tmp_path), 1, "24x32")
+
+
+def test_the_spec_of_this_folder_is_not_for_every_file(tmp_path: Path) -> None:
+    """A converted file from elsewhere with an input of another size is none of the network that edgeseg.toml here is about."""
+    (tmp_path / "edgeseg.toml").write_text((embedded_root() / "edgeseg.toml").read_text())
+    _small_net(tmp_path / "elsewhere" / "small.onnx")
+    done = edgeseg("bench", "elsewhere/small.onnx", *QUICK, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "small.onnx was fed noise 1x3x24x32: no edgeseg.toml is for it" in done.out
+    named = edgeseg("bench", "elsewhere/small.onnx", "--spec", "edgeseg.toml", *QUICK, cwd=tmp_path)
+    assert named.code != 0, "a spec that is named must fit"
